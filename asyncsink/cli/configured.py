@@ -45,6 +45,13 @@ def takes_of(command: HelpPage, ctx: click.Context) -> dict[str, Takes]:
     return {each.name: each.takes for each in command.get_params(ctx) if isinstance(each, Flag) and each.name}
 
 
+def shared_of(command: HelpPage, ctx: click.Context) -> list[str]:
+    """The options of a command that mean the same in every command that has them: not its own ones."""
+    from asyncsink.cli.flags import OWN_PANEL, Flag
+
+    return [str(each.name) for each in command.get_params(ctx) if isinstance(each, Flag) and each.panel != OWN_PANEL]
+
+
 def setting_of(ctx: click.Context, name: str, words: Mapping[str, Any]) -> Setting | None:
     """The value of an option from a variable or a file, unless the command line excludes it.
 
@@ -70,7 +77,7 @@ def _settings(ctx: click.Context, words: Mapping[str, Any]) -> Mapping[str, Sett
         places = [words.get(each.name or "") for each in command.params if isinstance(each, click.Argument)]
         named = [named for word in places for named in _named_in(configuration, word)]
         destination = named[0].name if named else ""
-        found = configuration.settings(command.name, takes_of(command, ctx), shared_names(), destination)
+        found = configuration.settings(command.name, takes_of(command, ctx), shared_of(command, ctx), destination)
         ctx.meta[_SETTINGS] = found
     return found
 

@@ -124,9 +124,7 @@ OPTIONS_ELSEWHERE = {
     "--grants": "--acl ACL",
     "--requester-pays": "--request-payer",
     **dict.fromkeys(("--force", "-f", "--force-upload"), "--overwrite always"),
-    **dict.fromkeys(
-        ("--yes", "-y", "--no-confirm", "--interactive", "-i"), "It is not needed: no question is asked here."
-    ),
+    **dict.fromkeys(("-y", "--no-confirm", "--interactive", "-i"), "It is not needed: no question is asked here."),
     **dict.fromkeys(
         ("--resume", "--partial", "--continue", "-c", "--append"),
         "It is not needed: the next run goes on where this one was stopped.",

@@ -30,8 +30,8 @@ PROJECT_MAY_SET = frozenset(
         "container", "parameterization", "no_parameterization", "strip_dir", "substitute", "regexp_substitute",
         "compat",
         # what is published, and what every object is given
-        "include", "exclude", "exclude_from", "preset", "min_size", "max_size", "newer_than",
-        "older_than", "shard", "parts", "part_bytes", "part_objects",
+        "include", "exclude", "exclude_from", "preset", "min_size", "max_size", "newer_than", "older_than", "shard",
+        "parts", "part_bytes", "part_objects",
         "encrypt_bucket_keys", "storage_class", "content_type", "tag", "metadata", "checksum",
         # what is received
         "template", "field_template", "template_args", "infield", "glob", "match_start", "allow_empty",
@@ -229,7 +229,7 @@ class Configuration:
             if common is not None and name not in common:
                 continue
             where = file.where(*keys, written)
-            if not file.trusted and not _may_set(name, value):
+            if not file.trusted and not _may_set(name, value, keys):
                 raise ConfigError(
                     f"{written!r} ({where}) is not taken from a project's file, which may have come with somebody's "
                     f"data: {_WHY}. {_cure(file)}",
@@ -248,7 +248,9 @@ def _cure(file: SettingsFile) -> str:
     return f"Give it as a flag, put it into {user_file_shown()}, or trust the file: {CONFIG_VARIABLE}={file.path}"
 
 
-def _may_set(name: str, value: Any) -> bool:
+def _may_set(name: str, value: Any, keys: tuple[str, ...]) -> bool:
+    if keys == ("abort-uploads",) and name == "older_than":
+        return False  # a short age aborts what somebody is still sending
     return name in PROJECT_MAY_SET or (name == "sse" and value in ("AES256", "aws:kms", "aws:kms:dsse"))
 
 

@@ -54,6 +54,12 @@ def test_a_wrong_value_names_where_it_comes_from(
     assert second.endswith(origin)
 
 
+def test_an_option_of_one_command_is_not_that_of_another_with_its_name(inside: Cli) -> None:
+    """The age of files to publish is not that of uploads to abort."""
+    ended = inside("abort-uploads", "s3://bucket", ASYNCSINK_OLDER_THAN="1s")
+    assert (ended.code, "--older-than" in ended.stderr) == (2, True)
+
+
 def test_help_is_given_with_broken_settings_too(inside: Cli, home: Path, tmp_path: Path) -> None:
     (tmp_path / "asyncsink.toml").write_text("x = [")
     assert inside("export", "-h").code == inside("export", "--help").code == inside("--version").code == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from asyncsink.cli.configured import configuration_of, shared_names, takes_of
+from asyncsink.cli.configured import configuration_of, shared_of, takes_of
 from asyncsink.cli.flags import EVERYDAY, Argument, Flag, HelpPage, command
 from asyncsink.cli.output import Output
 from asyncsink.errors import ConfigError
@@ -40,8 +40,8 @@ def _settings(configuration: Configuration, ctx: click.Context, name: str, desti
     known = []
     for each in _commands(ctx):
         known.append(str(each.name))
-        takes = takes_of(each, click.Context(each, info_name=each.name, parent=ctx.parent))
-        found = configuration.settings(str(each.name), takes, shared_names(), destination)
+        inner = click.Context(each, info_name=each.name, parent=ctx.parent)
+        found = configuration.settings(str(each.name), takes_of(each, inner), shared_of(each, inner), destination)
         wanted = found if each.name == name else wanted
     if wanted is None:
         raise ConfigError(f"There is no command {name!r}; expected one of {', '.join(known)}.")
