@@ -14,6 +14,7 @@ from nipype.interfaces.base import isdefined
 
 from asyncsink.adapters.nipype_arguments import ExportArguments, export_arguments, make_empty_directories
 from asyncsink.adapters.nipype_inputs import (
+    OF_WHOLE_EXPORTS,
     OUR_OPTIONS,
     check_no_output,
     check_option,
@@ -147,7 +148,7 @@ class DataSink(Exporting, nio.DataSink):
                     "folders, and a part that begins with @ is left out.",
                 ),
             },
-            OPTIONS,
+            {name: option for name, option in OPTIONS.items() if name not in OF_WHOLE_EXPORTS},
             "out_file: list of texts. For each source its URL on S3, then the path of its local copy.",
         )
         return shown_help(page, returnhelp=returnhelp)

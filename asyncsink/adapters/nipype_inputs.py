@@ -25,7 +25,10 @@ _THEIRS = nio.DataSinkInputSpec().copyable_trait_names()
 DATASINK_OPTIONS = tuple(name for name in OPTIONS if name in _THEIRS)
 """Inputs of DataSink that are options of an export."""
 
-OUR_OPTIONS = tuple(name for name in OPTIONS if name not in DATASINK_OPTIONS)
+OF_WHOLE_EXPORTS = ("index", "complete_marker", "delete_extraneous", "delete_max")
+"""Options about everything below a prefix. A node publishes a part, and would delete what others publish."""
+
+OUR_OPTIONS = tuple(name for name in OPTIONS if name not in (*DATASINK_OPTIONS, *OF_WHOLE_EXPORTS))
 """Options of an export that asyncsink adds."""
 
 _UNHASHED = ("journal", "manifest", "observe", "progress", "limits")
