@@ -153,7 +153,7 @@ def test_what_has_no_recipe_is_refused(inside: Any, tmp_path: Path, words: list[
 @pytest.mark.parametrize(
     ("said", "instead", "message"),
     [
-        ('"source": "/data"', '"source": ""', "outputs of a Python program"),
+        ('"source": "/data"', '"source": ""', "not of one directory"),
         ('"destination": "s3://results"', '"destination": "/backup"', "is for the directory '/backup'"),
     ],
 )
