@@ -21,6 +21,7 @@ from asyncsink.model import (
     Skip,
     Started,
 )
+from asyncsink.report.closing import Closing
 from asyncsink.report.outcomes import Counts, failure_as_dict
 from asyncsink.report.sentences import EXPORT, count, early_end, goes_on, inert, size
 from asyncsink.value import dataclass
@@ -89,6 +90,7 @@ class Tally:
             "stop_reason": "",
             "objects_unfinished": max(0, (total or 0) - self.counts.objects_total) if interrupted else 0,
             **self.counts.as_dict(),
+            **Closing().as_dict(),
             "objects_total": self.counts.objects_total if total is None else total,
             "elapsed_seconds": elapsed_seconds,
             "requests": None,
