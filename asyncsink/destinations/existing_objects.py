@@ -7,11 +7,11 @@ does not settle the comparison.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -401,7 +401,7 @@ class ExistingObjects:
             results: list[HeadResult] = [None] * len(asked)
             asking = [keys[number] for number in asked]
             # Where nothing was begun, each object is looked at by itself, and may fail there.
-            with contextlib.suppress(AsyncSinkError):
+            with suppress(AsyncSinkError):
                 await self._transport.send(HeadObjects(keys=asking, results=results, sse_customer_key=secret))
             for number, result in zip(asked, results, strict=True):
                 found[number] = self._as_answered(transfers[number], result)
@@ -443,7 +443,7 @@ class ExistingObjects:
             return Unknown.UNKNOWN if needs_part_size(result) else self._as_found(transfer, result)
         if isinstance(result, AccessDenied) and not self._is_other_key(transfer):
             self._cannot_look()
-            return None
+            return None if self._listing is None else Unknown.UNKNOWN
         return None if isinstance(result, ObjectMissing) else Unknown.UNKNOWN
 
     async def _entries(
@@ -485,8 +485,7 @@ class ExistingObjects:
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
         """The object under the key: by the listing, or by HEAD where that does not cover the key, or `closely` is
         True."""
-        inventory = self._listing
-        if not closely and inventory is not None and transfer.key.startswith(inventory.prefix):
+        if not closely and (inventory := self._listing) and transfer.key.startswith(inventory.prefix):
             # A listing that was not followed to its end does not prove what is missing: not every server lists in the
             # order of the keys.
             (found,) = await self._as_known(inventory, (transfer,))
@@ -510,9 +509,18 @@ class ExistingObjects:
                     status=403,
                 ) from denied
             self._cannot_look()
-            return None
+            return await self._unlooked(transfer)
         part_size = await equal_part_size(self._transport, key, secret, head) if needs_part_size(head) else None
         return self._as_found(transfer, head, part_size)
+
+    async def _unlooked(self, transfer: Transfer) -> Existing | None:
+        """What the listing has of an object at which the credentials may not look."""
+        listed, written = await self._entries(self._listing, [transfer.key]) if self._listing else ({}, frozenset())
+        if (entry := listed.get(transfer.key)) is None or transfer.key in written:
+            return None
+        if isinstance(known := self._as_listed(transfer, entry, covered=True), Existing):
+            return replace(known, looked_closely=True)
+        return Existing(size_bytes=entry.size_bytes, outdated="its encryption and metadata cannot be looked at")
 
     def _is_other_key(self, transfer: Transfer) -> bool:
         """Whether a denied HEAD means that the object has another customer key: S3 answers 403 then, and where listing
@@ -520,11 +528,11 @@ class ExistingObjects:
         return self.options.customer_key(transfer) is not None and self._inventory is not None
 
     def _cannot_look(self) -> None:
-        # Rule 28: for credentials that may not look, every file is new. Without s3:ListBucket, S3 answers 403 for
-        # objects that do not exist.
+        # Rule 28: for credentials that may neither look nor list, every file is new (403 may mean "not there" then).
         if not self._blind:
             self._blind = True
-            self._notice(f"HEAD is denied below {self.name}: what is there already cannot be compared.")
+            how = "is compared by its listing alone" if self._listing else "cannot be compared"
+            self._notice(f"HEAD is denied below {self.name}: what is there already {how}.")
 
     def _as_found(self, transfer: Transfer, head: ObjectHead, part_size_bytes: int | None = None) -> Existing:
         outdated = self.options.other_than(transfer, head)

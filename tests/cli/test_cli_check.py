@@ -123,3 +123,25 @@ def test_a_bucket_that_may_not_be_listed_is_no_success(
         code, told = run_at(s3, run_inside, tmp_path)
         assert (code, "is not known (--one-way does not look for it)." in told) == (1, True), told
         assert run_at(s3, run_inside, tmp_path, "--one-way")[0] == 0
+
+
+@pytest.mark.parametrize("content", [b"OTHER", b"another length"])
+def test_an_object_that_is_listed_and_may_not_be_looked_at_is_there(
+    run_inside: Callable[..., Any], results: Path, tmp_path: Path, content: bytes
+) -> None:
+    """A HEAD that is denied does not prove that there is nothing: the listing has the object."""
+
+    def quirk(r: Request) -> Any:
+        return error(403, "AccessDenied") if r.method == "HEAD" and r.key else None
+
+    with quirky_s3() as s3:
+        env = s3.environment(tmp_path)
+        assert run_inside("export", "results", "s3://tryout/study", "-q", env=env, cwd=tmp_path).returncode == 0
+        store = s3.objects["tryout"]
+        store["study/a.txt"] = replace(store["study/a.txt"], body=content, etag='"no-md5"')
+        s3.quirk = quirk
+        code, told = run_at(s3, run_inside, tmp_path)
+        if len(content) == 5:
+            assert (code, "1 of them by size alone." in told) == (0, True), told
+        else:
+            assert (code, told.splitlines()[0]) == (1, "* a.txt  (size differs)")
