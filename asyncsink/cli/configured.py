@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from asyncsink.cli.flags import HelpPage
 
 _SETTINGS, _NOTICES = "asyncsink.settings", "asyncsink.notices"
+SHARED_FLAGS = ("dry_run", "json", "quiet", "verbose", "log_file", "events")
+"""Flags beside the library's options that mean the same in every command that has them."""
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*):(?!//)(.*)", re.DOTALL)
 
 
@@ -35,7 +37,7 @@ def shared_names() -> list[str]:
     """The options that mean the same in every command that has them."""
     rows = [option for options in PANELS.values() for option in options]
     flags = [flag for option in rows for flag in (option.switch, option.off) if flag]
-    return [*map(parameter_of, flags), "json", "quiet", "verbose", "log_file", "events"]
+    return [*map(parameter_of, flags), *SHARED_FLAGS]
 
 
 def takes_of(command: HelpPage, ctx: click.Context) -> dict[str, Takes]:
@@ -49,7 +51,11 @@ def shared_of(command: HelpPage, ctx: click.Context) -> list[str]:
     """The options of a command that mean the same in every command that has them: not its own ones."""
     from asyncsink.cli.flags import OWN_PANEL, Flag
 
-    return [str(each.name) for each in command.get_params(ctx) if isinstance(each, Flag) and each.panel != OWN_PANEL]
+    return [
+        str(each.name)
+        for each in command.get_params(ctx)
+        if isinstance(each, Flag) and (each.panel != OWN_PANEL or each.name in SHARED_FLAGS)
+    ]
 
 
 def setting_of(ctx: click.Context, name: str, words: Mapping[str, Any]) -> Setting | None:

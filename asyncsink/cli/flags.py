@@ -7,7 +7,7 @@ each start of the command would make hundreds.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -192,12 +192,30 @@ class HelpPage(click.Command):
         *others, long = super().get_params(ctx)
         return [*others, short, long]
 
+    def _refuse_flags_as_values(self, ctx: click.Context, args: Sequence[str]) -> None:
+        """Refuse `--exclude -n`: click takes the flag for the value, and what was meant as a look is sent."""
+        options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
+        flags = {flag for each in options for flag in each.opts}
+        taking = {flag: each for each in options if not (each.is_flag or each.count) for flag in each.opts}
+        before = ""
+        for word in args:
+            if before in taking and word in flags:
+                raise click.UsageError(
+                    f"{before} needs a {taking[before].metavar or 'value'}, and {word} is a flag; write "
+                    f"{before}={word} if it is one.",
+                    ctx,
+                )
+            if word == "--":
+                return
+            before = "" if before in taking else word
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words of the command line.
 
         Raises:
             UsageError: one is wrong; it names what leads on.
         """
+        self._refuse_flags_as_values(ctx, args)
         try:
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import field
 from typing import Any, Literal
 
@@ -187,12 +187,19 @@ class Configuration:
                     raise ConfigError(f"{key!r} ({file.where(key)}) is a command; write a table: [{key}].")
 
     def unknown_variables(self, commands: Iterable[str], shared: Iterable[str]) -> Iterator[str]:
-        """A sentence for each variable that begins with ASYNCSINK_ and belongs to no option."""
+        """A sentence for each variable that begins with ASYNCSINK_ and belongs to no option.
+
+        Raises:
+            ConfigError: one is close to an option's: what it should do (send nothing, say) would not be done.
+        """
         known = {variable_of(name) for name in shared} | {CONFIG_VARIABLE}
         prefixes = tuple(variable_of(f"{command}_") for command in commands)
         for name in self.variables:
             if name not in known and not name.startswith(prefixes):
-                yield f"{name} is no variable of asyncsink.{_near(name, known)}"
+                sentence = f"{name} is no variable of asyncsink.{(near := _near(name, known))}"
+                if near:
+                    raise ConfigError(f"{sentence} Correct it, or unset it.")
+                yield sentence
 
     def _from_variables(self, command: str, takes: Mapping[str, Takes], common: frozenset[str]) -> dict[str, Setting]:
         found: dict[str, Setting] = {}
@@ -294,10 +301,13 @@ def _key(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _near(name: str, known: Iterable[str]) -> str:
+def _near(name: str, known: Collection[str]) -> str:
     import difflib  # only for an error
 
-    near = difflib.get_close_matches(name, list(known), 1, 0.75)
+    def own(word: str) -> str:
+        return word.removeprefix(PREFIX)  # which would make all variables alike
+
+    near = [each for each in known if own(each) in difflib.get_close_matches(own(name), map(own, known), 1, 0.75)]
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

@@ -92,3 +92,31 @@ def test_config_shows_each_value_and_where_it_comes_from(inside: Cli, home: Path
     (tmp_path / "asyncsink.toml").write_text("[grab]\nglobe = true\n")
     wrong = inside("config")
     assert (wrong.code, "'globe'" in wrong.stderr, "line 2" in wrong.stderr) == (2, True, True)
+
+
+@pytest.mark.parametrize("name", ["ASYNCSINK_DRYRUN", "ASYNCSINK_DRY_RUN"])
+def test_a_look_that_a_variable_asks_for_sends_nothing(inside: Any, results: Path, tmp_path: Path, name: str) -> None:
+    ended = inside("export", results, tmp_path / "out", **{name: "1"})
+    assert ended.code == (2 if name == "ASYNCSINK_DRYRUN" else 0)
+    assert not (tmp_path / "out").exists()
+    assert "Did you mean 'ASYNCSINK_DRY_RUN'?" in ended.stderr or "nothing is sent" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--exclude", "-n"], "--exclude needs a PATTERN, and -n is a flag; write --exclude=-n if it is one."),
+        (
+            ["--manifest", "--dry-run"],
+            "--manifest needs a FILE, and --dry-run is a flag; write --manifest=--dry-run if",
+        ),
+    ],
+)
+def test_a_flag_is_not_taken_for_the_value_of_another(
+    inside: Any, results: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    """What was meant as a look would be sent."""
+    ended = inside("export", results, tmp_path / "out", *words)
+    assert ended.code == 2
+    assert said in " ".join(ended.stderr.split())
+    assert not (tmp_path / "out").exists()

@@ -138,9 +138,12 @@ def test_what_is_wrong_is_named_with_its_line(read: Read, text: str, words: list
 
 
 def test_variables_that_say_nothing(read: Read) -> None:
-    found = read(ASYNCSINK_CONCURENCY="1", ASYNCSINK_GRAB_GLOB="1", ASYNCSINK_TAG="")
+    found = read(ASYNCSINK_HOME="/opt", ASYNCSINK_GRAB_GLOB="1", ASYNCSINK_TAG="")
     unknown = list(found.unknown_variables(["export", "grab"], SHARED))
-    assert unknown == ["ASYNCSINK_CONCURENCY is no variable of asyncsink. Did you mean 'ASYNCSINK_CONCURRENCY'?"]
+    assert unknown == ["ASYNCSINK_HOME is no variable of asyncsink."]
+    mistyped = read(ASYNCSINK_CONCURENCY="1")
+    with pytest.raises(ConfigError, match=r"no variable.*Did you mean 'ASYNCSINK_CONCURRENCY'\? Correct it"):
+        list(mistyped.unknown_variables(["export", "grab"], SHARED))
     with pytest.raises(ConfigError, match="ASYNCSINK_JSON='maybe' is neither true nor false"):
         values(read(ASYNCSINK_JSON="maybe"))
 
