@@ -114,12 +114,12 @@ class RunPage:
 
     def _make(self, report: RunReport, resources: Resources, *, in_order: bool) -> str:
         """Write the page, and return what is wrong with its place, or "". Blocks."""
-        from asyncsink.report.page.content import content_of
-        from asyncsink.report.page.place import is_json, write_page
-        from asyncsink.report.page.rendering import as_html, as_json
-
         manifest = "" if resources.dry_run else resources.settings.manifest
         try:
+            from asyncsink.report.page.content import content_of
+            from asyncsink.report.page.place import is_json, write_page
+            from asyncsink.report.page.rendering import as_html, as_json
+
             receipt = receipt_of(manifest, whole=in_order and not report.interrupted)
             content = content_of(report, self._facts, self._timeline, receipt=receipt, journal=self._journal)
             write_page(self._path, as_json(content) if is_json(self._path) else as_html(content))

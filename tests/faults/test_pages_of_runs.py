@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,50 @@ async def test_a_bug_of_the_page_is_no_fault_of_the_run(
     report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", report=tmp_path / "page.html", **options)
     assert report.objects_uploaded == 4
     assert any("ZeroDivisionError" in notice for notice in report.notices)
+
+
+def test_a_bug_of_the_page_is_a_notice_of_each_command(
+    tree: Path,
+    tmp_path: Path,
+    bucket: str,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "asyncsink.report.page.rendering", None)  # as where jinja2 is not installed
+    parts, page = str(tmp_path / "parts"), ["--report", str(tmp_path / "page.html")]
+    assert main(["split", str(tree), f"s3://{bucket}/q", parts, "--quiet"]) == 0
+    for words, says in (
+        (["export", str(tree), f"s3://{bucket}/p"], "All 4 files"),
+        (["run", parts, "--part", "0"], "All 4 files"),
+        (["grab", f"s3://{bucket}/p", str(tmp_path / "back")], "All 4 files"),
+    ):
+        capsys.readouterr()
+        assert main([*words, *page]) == 0
+        told = capsys.readouterr()
+        assert says in told.out
+        assert "could not be written: ModuleNotFoundError" in told.err
+
+
+async def test_a_run_that_is_cancelled_ends_so_though_its_page_fails(
+    tree: Path,
+    tmp_path: Path,
+    bucket: str,
+    proxy: HoldingProxy,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rendering, "chart_of", lambda time: 1 / 0)
+    proxy.hold = lambda name: "request" if name.startswith(("PutObject", "UploadPart")) else ""
+    export = asyncsink.export_directory(
+        tree, f"s3://{bucket}/p", endpoint_url=proxy.endpoint_url, journal=False, report=tmp_path / "page.html"
+    )
+    run = asyncio.create_task(export)
+    with anyio.fail_after(60):
+        await proxy.held.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
 
 
 async def test_sinks_and_grabs_have_pages(tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any]) -> None:

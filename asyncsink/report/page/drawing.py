@@ -17,6 +17,8 @@ from asyncsink.report.sentences import duration, size
 from asyncsink.value import dataclass
 
 WIDTH, HEIGHT = 1000.0, 100.0
+_SECONDS_MIN: Final = 1e-6
+"""The shortest time that is drawn: a rate over none has no value."""
 _STEPS: Final = (
     0.1,
     0.2,
@@ -40,6 +42,8 @@ _STEPS: Final = (
     43200,
     86400,
 )
+_LEAST: Final = 1e-300
+"""Below it a power of ten has no float."""
 TICKS_MAX: Final = 6
 COLUMNS_MAX: Final = 24
 _TROUBLE_WORDS: Final = {
@@ -84,17 +88,16 @@ class Chart:
 
 def chart_of(time: dict[str, Any]) -> Chart | None:
     """The chart of `Timeline.as_dict`; None without a sample. Pure."""
-    ends, lengths = time["end_seconds"], time["seconds"]
+    ends, lengths = time["end_seconds"], [max(each, _SECONDS_MIN) for each in time["seconds"]]
     if not ends:
         return None
-    total = ends[-1]
+    total = max(ends[-1], _SECONDS_MIN)
     byte_rates = [each / seconds for each, seconds in zip(time["bytes"], lengths, strict=True)]
     object_rates = [each / seconds for each, seconds in zip(time["objects"], lengths, strict=True)]
     most_bytes, most_objects = max(byte_rates), max(object_rates)
     flight, limit = time["in_flight"], time["limit"]
     most_flight = max([*flight, 1])
-    middles = [end - length / 2 for end, length in zip(ends, lengths, strict=True)]
-    across = [WIDTH * middle / total for middle in middles]
+    across = [WIDTH * max(0.0, end - length / 2) / total for end, length in zip(ends, lengths, strict=True)]
     strips = []
     if most_bytes:
         top = nice_size(most_bytes)
@@ -120,7 +123,8 @@ def chart_of(time: dict[str, Any]) -> Chart | None:
 
 def _outage(each: dict[str, Any], total: float) -> tuple[float, float, str]:
     start = min(each["start_seconds"], total)
-    seconds = (each["end_seconds"] or total) - start
+    end = total if each["end_seconds"] is None else min(each["end_seconds"], total)
+    seconds = max(0.0, end - start)
     return 100 * start / total, 100 * seconds / total, f"{each['cause']} for {duration(seconds)}"
 
 
@@ -142,7 +146,7 @@ def _troubles(time: dict[str, Any], total: float) -> Strip:
             if value := time[each][number]:
                 height = max(3.0, HEIGHT * value / nice(most))
                 bottom -= height
-                left, width = WIDTH * (end - length) / total, max(1.5, WIDTH * length / total)
+                left, width = WIDTH * max(0.0, end - length) / total, max(1.5, WIDTH * length / total)
                 shapes.append(
                     f'<rect class="{each}" x="{left:.1f}" y="{bottom:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
                 )
@@ -151,7 +155,7 @@ def _troubles(time: dict[str, Any], total: float) -> Strip:
 
 def nice(value: float) -> float:
     """A round number that is not less: 1, 1.5, 2, 3, 4, 5, 6 or 8 times a power of ten. Pure."""
-    if value <= 0:
+    if value < _LEAST:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * power >= value * 0.999)
@@ -165,6 +169,7 @@ def nice_size(value: float) -> float:
 
 def ticks_of(total: float) -> list[tuple[float, str]]:
     """The marks of an axis from 0 to `total` seconds: (percent, label). Pure."""
+    total = max(total, _SECONDS_MIN)
     step = next((each for each in _STEPS if total / each <= TICKS_MAX), math.ceil(total / TICKS_MAX / 86400) * 86400)
     marks = [step * number for number in range(int(total / step) + 1)]
     return [(100 * mark / total, _clock(mark, step)) for mark in marks]
@@ -219,7 +224,7 @@ def time_columns(times: Sequence[Sequence[float]]) -> list[Column]:
     """The histogram of times: [end of a step in seconds, files]. Pure."""
     counted: dict[int, int] = {}
     for end, number in times:
-        octave = math.ceil(math.log2(end) - 1e-6)
+        octave = math.ceil(math.log2(max(end, _SECONDS_MIN)) - 1e-6)
         counted[octave] = counted.get(octave, 0) + int(number)
     return _columns(counted, lambda octave: 2.0 ** (octave - 1), _moment, "files took")
 
@@ -240,7 +245,7 @@ def _columns(counted: dict[int, int], start_of: Any, words: Any, what: str) -> l
         (first, sum(counted.get(each, 0) for each in range(first, first + width)))
         for first in range(low, high + 1, width)
     ]
-    most = max(number for _, number in groups)
+    most = max(1, *(number for _, number in groups))
     every = math.ceil(len(groups) / 5)
     return [
         Column(
