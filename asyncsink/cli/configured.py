@@ -18,6 +18,7 @@ from asyncsink.options.configuration import (
     read_configuration,
 )
 from asyncsink.options.schema import PANELS
+from asyncsink.options.values import bucket_meant
 
 if TYPE_CHECKING:
     from asyncsink.cli.flags import HelpPage
@@ -125,7 +126,7 @@ def url_in(ctx: click.Context, word: str, *, needs_place: bool) -> str:
     match = _NAMED.fullmatch(word)
     if needs_place and _looks_like_a_bucket(word):
         notices_of(ctx).append(f"{word!r} is a directory of this machine; the bucket is s3://{word}.")
-    if match is None or match[1].lower() == "s3" or os.path.lexists(word):
+    if match is None or match[1].lower() == "s3" or bucket_meant(word) or os.path.lexists(word):
         return word
     configuration = configuration_of(ctx)
     named = _named_in(configuration, word)

@@ -55,7 +55,8 @@ _FROM_BUCKET = {"export": False, "plan": False, "grab": True}
 """Whether SOURCE is a bucket."""
 
 
-def _is_bucket(word: str) -> bool:
+def is_bucket(word: str) -> bool:
+    """Whether a word begins as the URL of a bucket."""
     return word.lower().startswith("s3:")
 
 
@@ -231,8 +232,8 @@ class HelpPage(click.Command):
         from_bucket = _FROM_BUCKET.get(str(self.name))
         if from_bucket is None or len(places) < 2:
             return rest
-        first, last = _is_bucket(places[0]), _is_bucket(places[-1])
-        if (first and not from_bucket) or (last and from_bucket and not first):
+        first, last = is_bucket(places[0]), is_bucket(places[-1])
+        if (first and not from_bucket) or (last and from_bucket):
             from asyncsink.cli.foreign_words import wrong_direction
 
             raise wrong_direction(ctx, places)

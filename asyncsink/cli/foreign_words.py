@@ -6,12 +6,13 @@ A hint that is not close is worse than none: it is given from a ratio of `CLOSE`
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
 import click
 
-from asyncsink.cli.flags import HelpPage
+from asyncsink.cli.flags import HelpPage, is_bucket
 
 CLOSE = 0.75
 """The least ratio of difflib between a word and the one that is proposed."""
@@ -25,10 +26,12 @@ COMMANDS_ELSEWHERE = {
         ("cp", "copy", "copyto", "sync", "upload", "put", "push", "send", "publish", "up", "rsync", "backup"), _UP
     ),
     **dict.fromkeys(("mv", "move", "moveto"), f"{_UP}, and remove the files when asyncsink verify has proved them"),
-    **dict.fromkeys(("download", "get", "pull", "fetch", "down", "restore", "cat", "head", "copyurl"), _DOWN),
-    **dict.fromkeys(("rm", "delete", "deletefile", "purge", "del", "remove", "rb", "rmdir"), _NO_DELETE),
+    **dict.fromkeys(("download", "get", "pull", "fetch", "down", "restore", "cat", "head", "copyurl", "clone"), _DOWN),
+    **dict.fromkeys(("rm", "delete", "deletefile", "purge", "del", "remove", "rmdir"), _NO_DELETE),
+    "rb": "No bucket is removed here; the AWS CLI does it: aws s3 rb s3://bucket",
     **dict.fromkeys(
-        ("lsf", "lsl", "lsd", "lsjson", "list", "dir", "tree", "du", "size", "ncdu"), "asyncsink ls s3://…"
+        ("lsf", "lsl", "lsd", "lsjson", "list", "dir", "tree", "du", "size", "ncdu", "stat", "find"),
+        "asyncsink ls s3://…",
     ),
     **dict.fromkeys(
         ("compare", "diff", "cryptcheck", "checksum", "md5sum", "sha1sum", "hashsum"),
@@ -92,8 +95,18 @@ OPTIONS_ELSEWHERE = {
     **dict.fromkeys(("--fast-list", "--no-traverse", "--s3-no-check-bucket", "--s3-no-head"), "It is not needed."),
     **dict.fromkeys(("--ignore-existing", "--immutable", "--no-clobber", "--no-overwrite"), "--overwrite never"),
     **dict.fromkeys(("--update", "-u", "--if-source-newer", "--exact-timestamps"), "--overwrite size-mtime"),
+    **dict.fromkeys(("--size-only", "--if-size-differ"), "--overwrite size"),
+    **dict.fromkeys(("--ignore-times", "-I"), "--overwrite always"),
+    "--max-age": "--newer-than 7d",
+    "--min-age": "--older-than 7d",
+    "--max-delete": "--delete-max N",
     **dict.fromkeys(
-        ("--size-only", "--if-size-differ", "--ignore-times", "-I"), "--overwrite size, or --overwrite always"
+        ("--filter", "--filter-from", "-F"), "--exclude PATTERN, --include PATTERN, or --exclude-from FILE"
+    ),
+    "--config": "The variable ASYNCSINK_CONFIG=FILE names a file of settings; see: asyncsink help shell",
+    **dict.fromkeys(
+        ("--cache-control", "--content-disposition", "--content-encoding", "--content-language", "--expires"),
+        "It is not supported: objects get --content-type, --metadata and --tag.",
     ),
     **dict.fromkeys(("--copy-links", "-L", "--follow-symlinks", "--follow"), _FOLLOW),
     **dict.fromkeys(("--skip-links", "--no-follow-symlinks", "--links", "-l"), "--symlinks skip"),
@@ -119,6 +132,7 @@ OPTIONS_ELSEWHERE = {
     "--debug": "-v, or -vv",
     "--output": "--json",
     "--checksum-algorithm": "--checksum CRC64NVME",
+    "--server-side-encryption": "--sse KIND",
     "--sse-c": "--sse file:KEY",
     "--sse-c-key": "--sse file:KEY",
     "--grants": "--acl ACL",
@@ -146,6 +160,27 @@ OPTIONS_ELSEWHERE = {
 }
 """Options of rclone, s5cmd, the AWS CLI, s3cmd and rsync, and asyncsink's own."""
 
+_EVERYTHING = "It is not needed: everything below SOURCE comes."
+_CHOOSE = "--template EXPRESSION, or --template 'PATTERN' --glob: they choose objects"
+_COMPARED = "It is not needed: checksums are compared wherever both sides have one."
+
+OPTIONS_OF_ONE_COMMAND: dict[str, dict[str, str]] = {
+    "export": dict.fromkeys(
+        ("-y", "--no-confirm", "--interactive", "-i"),
+        "--yes, with --delete-extraneous: nothing else is asked",
+    ),
+    "plan": dict.fromkeys(("--dry-run", "-n", "--dryrun"), "It is not needed: a plan sends nothing."),
+    "grab": {
+        **dict.fromkeys(("--recursive", "-r", "-R", "-a"), _EVERYTHING),
+        **dict.fromkeys(("--exclude", "--include", "--filter", "--match"), _CHOOSE),
+        **dict.fromkeys(("--dry-run", "-n", "--dryrun"), "asyncsink ls s3://… shows what would come"),
+    },
+    "ls": dict.fromkeys(("-R", "-a"), "-r"),
+    "check": dict.fromkeys(("--checksum", "-c"), _COMPARED),
+    "verify": dict.fromkeys(("--checksum", "-c"), _COMPARED),
+}
+"""By command, the options that mean another thing there than in `OPTIONS_ELSEWHERE`."""
+
 
 class Hinted(click.UsageError):
     """A wrong word, with lines that lead on."""
@@ -162,13 +197,15 @@ def unknown_command(word: str, words: Sequence[str], ctx: click.Context, command
         words: those behind it.
     """
     message = f"There is no command {word!r}."
+    if ctx.command.name == "runs" and word.lower() in ("list", "ls"):
+        return Hinted(f"asyncsink runs has no command {word!r}.", ctx, ["asyncsink runs"])
     found = COMMANDS_ELSEWHERE.get(word.lower()) if ctx.parent is None else None
     if found is not None:
         return Hinted(message, ctx, [_with_own_words(found, words)])
-    near = _near(word, [*commands])
+    near = _near(word.lower(), [*commands])
     places = [each for each in (word, *words) if not each.startswith("-")]
-    if not near and len(places) == 2 and any(map(_is_place, places)):  # the command was left out
-        return Hinted(message, ctx, [f"asyncsink {_direction(places)} {shlex.join(places)}"])
+    if not near and len(places) == 2 and _is_path(word) and any(map(_is_place, places)):  # the command was left out
+        return Hinted(message, ctx, [_line_of(places)])
     return Hinted(message, ctx, [f"{ctx.command_path} {each}" for each in near])
 
 
@@ -181,7 +218,7 @@ def unknown_option(option: str, ctx: click.Context | None) -> Hinted:
     if isinstance(command, click.Group) and any(option in flags for _, flags in _flags_of_others(ctx)):
         return Hinted(f"The option {option} stands behind the command.", ctx, [f"asyncsink COMMAND {option}"])
     own = _flags(command, ctx)
-    meant = OPTIONS_ELSEWHERE.get(option)
+    meant = OPTIONS_OF_ONE_COMMAND.get(str(command.name), {}).get(option) or OPTIONS_ELSEWHERE.get(option)
     if meant is not None and _exists(meant, own):
         return Hinted(message, ctx, [meant])
     others = [name for name, flags in _flags_of_others(ctx) if option in flags]
@@ -194,13 +231,37 @@ def unknown_option(option: str, ctx: click.Context | None) -> Hinted:
 def wrong_direction(ctx: click.Context, places: Sequence[str]) -> Hinted:
     """The error for an export from a bucket, or a grab from this machine."""
     command = str(ctx.command.name)
+    if all(map(is_bucket, (places[0], places[-1]))):
+        return Hinted(f"asyncsink {command} copies nothing between buckets.", ctx, [_line_of(places)])
     what = "brings objects from S3" if command == "grab" else "publishes files of this machine"
-    hint = f"asyncsink {_direction(places)} {shlex.join(places)}"
-    return Hinted(f"asyncsink {command} {what}, and SOURCE is {places[0]!r}.", ctx, [hint])
+    return Hinted(f"asyncsink {command} {what}, and SOURCE is {places[0]!r}.", ctx, [_line_of(places)])
 
 
-def _direction(places: Sequence[str]) -> str:
-    return "grab" if places[0].lower().startswith("s3:") else "export"
+def pattern_hint(command: str, source: str) -> str:
+    """What finds objects by a pattern, for a SOURCE that seems to be one; else ""."""
+    folder, _, pattern = source.rpartition("/")
+    if not set(pattern) & set("*?"):
+        return ""
+    if command == "ls":
+        return f"SOURCE is no pattern; try: asyncsink ls {folder} --match {shlex.quote(pattern)}"
+    return f"SOURCE is no pattern; try: asyncsink grab {folder} DIRECTORY --template {shlex.quote(pattern)} --glob"
+
+
+def _line_of(places: Sequence[str]) -> str:
+    """The command line that moves from the first place to the last."""
+    *sources, last = places
+    if is_bucket(sources[0]) and is_bucket(last):
+        return f"The AWS CLI copies between buckets: aws s3 sync {shlex.join(places)}"
+    if is_bucket(sources[0]):
+        return f"asyncsink grab {shlex.join(places)}"
+    folder, slash, name = last.rpartition("/")
+    if is_bucket(last) and len(sources) == 1 and name == os.path.basename(sources[0]) and os.path.isfile(sources[0]):
+        last = folder + slash  # a destination is a folder: the file keeps its name there
+    return f"asyncsink export {shlex.join([*sources, last])}"
+
+
+def _is_path(word: str) -> bool:
+    return _is_place(word) or os.path.lexists(word)
 
 
 def _is_place(word: str) -> bool:
@@ -212,7 +273,7 @@ def _with_own_words(found: str, words: Sequence[str]) -> str:
     places = [word for word in words if not word.startswith("-")]
     if found not in (_UP, _DOWN) or len(places) != 2 or not any(place.lower().startswith("s3://") for place in places):
         return found
-    return f"asyncsink {_direction(places)} {shlex.join(places)}"
+    return _line_of(places)
 
 
 def _exists(meant: str, flags: Iterable[str]) -> bool:

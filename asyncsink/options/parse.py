@@ -43,6 +43,7 @@ from asyncsink.options.shared_limits import SharedLimits, read_shared_limits
 from asyncsink.options.typed import ExportOptions
 from asyncsink.options.values import (
     ARN,
+    bucket_meant,
     check_choice,
     check_endpoint,
     did_you_mean,
@@ -190,21 +191,20 @@ def parse_target(base_directory: Any, options: Mapping[str, Any]) -> S3Target | 
         ConfigError: neither.
     """
     given = dict(options)
-    try:
-        text = os.fspath(base_directory)
-    except TypeError:
-        text = None
+    text = os.fspath(base_directory) if isinstance(base_directory, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text.strip():
         what = "empty" if isinstance(text, str) else f"of type {type(base_directory).__name__}"
         raise ConfigError(f"The destination is {what}; expected s3://bucket/prefix or a directory.")
-    match = _SCHEME.match(text)
-    if match is None and not text.lower().startswith("s3:"):
+    match, meant = _SCHEME.match(text), bucket_meant(text)
+    if match is None and not meant and not text.lower().startswith("s3:"):
         mode = value_of(given, "local_copy_mode")
         directory = _directory(text, "The destination")
         return LocalTarget(directory=directory, url=directory, mode=mode)
     if match is None or match[1].lower() != "s3":
         fault = "is malformed" if match is None else f"has the unknown scheme {match[1]}://"
-        raise ConfigError(f"The destination {_shown(text)} {fault}; expected s3://bucket/prefix or a directory.")
+        raise ConfigError(
+            f"The destination {_shown(text)} {fault}; {meant or 'expected s3://bucket/prefix or a directory'}."
+        )
     bucket, prefix = _split_bucket(text, match[2])
     if isinstance(given.get("bucket"), str):
         bucket = _check_bucket(given["bucket"], f"bucket={_shown(given['bucket'])}")

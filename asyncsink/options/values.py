@@ -102,6 +102,22 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+_MEANT = re.compile(
+    r"s3:/?(?P<place>[^/@\s][^@]*)|arn:aws[\w-]*:s3:::(?P<named>[^@]+)"
+    r"|https?://(?P<bucket>[^/@]+)\.s3[.\w-]*\.amazonaws\.com(?P<key>/[^@]*)?"
+    r"|https?://s3[.\w-]*\.amazonaws\.com/(?P<path>[^/@][^@]*)",
+    re.IGNORECASE,
+)
+
+
+def bucket_meant(text: str) -> str:
+    """What to write for a bucket in another form: s3:/, an ARN without a region, or an HTTP address; else "". Pure."""
+    found = _MEANT.fullmatch(text)
+    if found is None:
+        return ""
+    return f"write s3://{found['place'] or found['named'] or found['path'] or found['bucket'] + (found['key'] or '')}"
+
+
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise ConfigError, with the nearest choice named, unless `value` is one of `choices`."""
     if value not in choices:

@@ -28,7 +28,13 @@ def refused(ended: Any, *words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["export", "results", "s3:/bucket"], ["s3:/bucket", "expected s3://bucket/prefix"]),
+        (["export", "results", "s3:/bucket"], ["s3:/bucket", "write s3://bucket."]),
+        (["export", "results", "https://t.s3.eu-west-1.amazonaws.com/x"], ["unknown scheme", "write s3://t/x."]),
+        (["export", "results", "arn:aws:s3:::t/x"], ["write s3://t/x."]),
+        (["verify", "s3://t/x"], ["is a bucket", "asyncsink check DIR s3://t/x"]),
+        (["split", "results", "s3://t/x"], ["DIR is missing", "asyncsink split results s3://t/x parts"]),
+        (["check", "results"], ["asyncsink check derivatives s3://"]),
+        (["plan", "results"], ["asyncsink plan derivatives s3://"]),
         (["export", "results", "gs://bucket/p"], ["unknown scheme", "gs"]),
         (["export", "results", "s3://Bad Bucket/p"], ["Bad Bucket", "not legal"]),
         (["export", "results", "s3://bucket/../p"], ["'..'"]),
@@ -121,7 +127,7 @@ def test_wrong_words(inside: Cli, results: Path, tmp_path: Path, arguments: list
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["export", "results", "s3:/bucket"], ["s3:/bucket", "expected s3://bucket/prefix"]),
+        (["export", "results", "s3:/bucket"], ["s3:/bucket", "write s3://bucket."]),
         (["export", "gone", "s3://bucket"], ["SOURCE 'gone'", "No such file"]),
         (["export", "results", "s3://bucket", "--overwrite", "chekcsum"], ["--overwrite", "Did you mean 'checksum'?"]),
         (["export", "results", "s3://bucket", "--overwrit", "never"], ["--overwrit"]),

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from asyncsink.cli.app import COMMANDS, app
-from asyncsink.cli.foreign_words import COMMANDS_ELSEWHERE, OPTIONS_ELSEWHERE
+from asyncsink.cli.foreign_words import COMMANDS_ELSEWHERE, OPTIONS_ELSEWHERE, OPTIONS_OF_ONE_COMMAND
 
 Cli = Any
 
@@ -47,6 +47,15 @@ TO = "results s3://bucket/x"
         (f"check {TO} --missing-on-dst list", "try: --combined"),
         ("man", "try: asyncsink help"),
         ("mount s3://b /mnt", "nothing like it here"),
+        ("stat s3://bucket/x", "try: asyncsink ls s3://"),
+        ("clone s3://bucket/x", "try: asyncsink grab s3://"),
+        ("rb s3://bucket", "aws s3 rb s3://bucket"),
+        ("cp results/a.txt s3://bucket/x/a.txt", "try: asyncsink export results/a.txt s3://bucket/x/"),
+        ("cp s3://a/x s3://b/x", "aws s3 sync s3://a/x s3://b/x"),
+        ("runs list", "try: asyncsink runs"),
+        ("help rclone", "asyncsink help coming-from"),
+        ("help cp", "asyncsink help coming-from"),
+        (f"EXPORT {TO}", "try: asyncsink export"),
         # mistyped commands, and none
         (f"exprot {TO}", "try: asyncsink export"),
         (f"exports {TO}", "try: asyncsink export"),
@@ -86,6 +95,23 @@ TO = "results s3://bucket/x"
         (f"export {TO} --resume", "goes on where"),
         ("grab s3://b/x here --no-sign-request", "try: --anonymous"),
         ("verify x.jsonl --debug", "try: -v"),
+        (f"export {TO} --if-size-differ", "try: --overwrite size"),
+        (f"export {TO} --ignore-times", "try: --overwrite always"),
+        (f"export {TO} -y", "try: --yes"),
+        (f"export {TO} --max-age 7d", "try: --newer-than"),
+        (f"export {TO} --min-age 7d", "try: --older-than"),
+        (f"export {TO} --max-delete 9", "try: --delete-max N"),
+        (f"export {TO} --server-side-encryption AES256", "try: --sse KIND"),
+        (f"export {TO} --filter x", "try: --exclude PATTERN, --include PATTERN"),
+        (f"export {TO} --config x", "ASYNCSINK_CONFIG"),
+        (f"export {TO} --cache-control x", "It is not supported"),
+        (f"plan {TO} --dry-run", "a plan sends nothing"),
+        (f"check {TO} --checksum", "It is not needed"),
+        ("verify x.jsonl --checksum", "It is not needed"),
+        ("ls s3://b -R", "try: -r"),
+        ("grab s3://b/x here -r", "everything below SOURCE comes"),
+        ("grab s3://b/x here --exclude x", "try: --template"),
+        ("grab s3://b/x here -n", "asyncsink ls s3://"),
         # mistyped options, and those of other commands
         (f"export {TO} --overwrit never", "try: --overwrite"),
         (f"export {TO} --band 3", "try: --bandwidth"),
@@ -97,6 +123,8 @@ TO = "results s3://bucket/x"
         # places
         ("export s3://bucket/x here", "try: asyncsink grab s3://bucket/x here"),
         ("plan s3://bucket/x here", "try: asyncsink grab s3://bucket/x here"),
+        ("grab s3://a/x s3://b/x", "aws s3 sync s3://a/x s3://b/x"),
+        ("export s3://a/x s3://b/x", "aws s3 sync s3://a/x s3://b/x"),
         (f"grab {TO}", f"try: asyncsink export {TO}"),
         ("export results", "for example: asyncsink export derivatives s3://my-bucket/study"),
         ("export", "for example: asyncsink export"),
@@ -129,10 +157,14 @@ def test_the_words_that_are_proposed_exist() -> None:
         assert command is not None
         options = [each for each in command.get_params(click.Context(command)) if isinstance(each, click.Option)]
         flags[name] = {flag for each in options for flag in each.opts}
+    of_one: list[str] = []
+    for name, meant in OPTIONS_OF_ONE_COMMAND.items():
+        assert set(meant) & flags[name] == set(), name
+        of_one += meant.values()
     known = set().union(*flags.values())
     proposed = {
         word
-        for text in (*COMMANDS_ELSEWHERE.values(), *OPTIONS_ELSEWHERE.values())
+        for text in (*COMMANDS_ELSEWHERE.values(), *OPTIONS_ELSEWHERE.values(), *of_one)
         for word in re.findall(r"(?<!\S)--?[a-z][a-z-]*", text)
     }
     assert proposed - known - {"-vv", "--version"} == set()

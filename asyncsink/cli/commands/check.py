@@ -41,7 +41,7 @@ def check_command(
             raise ConfigError(
                 f"SOURCE is {str(source)!r}; a check names the folder first: asyncsink check {destination} {source}."
             )
-        source.check(destination)
+        source.check(destination, "check")
         settings = check_settings(destination, options_of(given), size_only=size_only)
         found, give_up = source.open(settings)
 

@@ -40,7 +40,7 @@ def export_command(
     def prepare() -> Prepared:
         if dry_run and given.get("manifest"):
             raise ConfigError("plan writes no manifest: nothing is published; leave --manifest out, or use export.")
-        settings, found, give_up = open_words(source, destination, given, output)
+        settings, found, give_up = open_words(source, destination, given, output, "plan" if dry_run else "export")
         output.check_outside(found)
         return Prepared(settings.target.url, partial(run_source, settings, found, dry_run=dry_run), give_up)
 

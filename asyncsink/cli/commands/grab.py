@@ -45,6 +45,11 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
         return getattr(stop, "exit_code", 130)
     except AsyncSinkError as error:
         output.error(error, partial())
+        if not progress.counts.objects_total:
+            from asyncsink.cli.foreign_words import pattern_hint
+
+            if hint := pattern_hint("grab", source):
+                output.note(f"  {hint}")
         return 1 if progress.started else 2
     except Exception as error:  # noqa: BLE001 - a bug, reported as one
         output.error(error, partial())

@@ -176,6 +176,12 @@ def help(topic: str | None) -> int:  # noqa: A001 - the command's name
         with click.Context(found, info_name=wanted, parent=parent) as ctx:
             click.echo(found.get_help(ctx))
         return 0
+    from asyncsink.cli.foreign_words import COMMANDS_ELSEWHERE
+
+    if wanted in ("rclone", "s5cmd", "s3cmd", "rsync", "minio", "mc", "boto3", *COMMANDS_ELSEWHERE):
+        hints = ["  Its words, and what takes their place here: asyncsink help coming-from"]
+        usage_error(f"The guide has no page {topic!r}.", hints, as_json=False)
+        return 2
     near = get_close_matches(wanted, [*names, *parent.command.list_commands(parent)], cutoff=0.6)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     usage_error(f"The guide has no page {topic!r}.{hint}", ["The list of pages: asyncsink help"], as_json=False)

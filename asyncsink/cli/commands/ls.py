@@ -96,6 +96,11 @@ def ls_command(source: str, given: Mapping[str, Any], *, match: str | None, recu
             return 1
         listed.json_object(interrupted=False)
         (output.say if listed.objects_total else output.note)(listed.sentence)
+        if not listed.objects_total:
+            from asyncsink.cli.foreign_words import pattern_hint
+
+            if hint := pattern_hint("ls", source):
+                output.note(f"  {hint}")
         return 0 if listed.objects_total else 1
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asyncsink.cli.arguments import options_of
-from asyncsink.cli.flags import Argument, Flag, command
+from asyncsink.cli.flags import Argument, Flag, command, is_bucket
 from asyncsink.cli.output import Output, output_of
 from asyncsink.cli.screen.display import note_printer, progress_display
 from asyncsink.cli.signals import Interrupted, run_until_signalled
@@ -33,6 +33,12 @@ def verify_command(
 
     try:
         options = options_of(given)
+        for each in manifests:
+            if is_bucket(each):
+                raise ConfigError(
+                    f"asyncsink verify reads a receipt, and {each!r} is a bucket; to compare without a receipt: "
+                    f"asyncsink check DIR {each}."
+                )
 
         async def main() -> VerifyReport:
             title, opening = f"verify {manifest}", f"reading {manifest}…"

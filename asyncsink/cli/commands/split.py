@@ -33,6 +33,10 @@ def split_command(
     progress = Progress()
     known = {"source": str(source), "directory": directory, "ok": False}
     try:
+        if not (source.paths or source.outputs or source.source_manifest):
+            raise ConfigError(
+                f"DIR is missing, in which the parts go; for example: asyncsink split {destination} {directory} parts."
+            )
         source.check(destination)
         settings = split_settings(destination, options_of(given))
         how = Cutting.of(*cutting)

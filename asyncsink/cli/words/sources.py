@@ -57,8 +57,11 @@ class SourceWords:
         named = self.outputs or self.source_manifest or (self.paths[0] if self.paths else "")
         return named if len(self.paths) < 2 else f"{named} and {len(self.paths) - 1:,} more"
 
-    def check(self, destination: str) -> None:
+    def check(self, destination: str, command: str = "export") -> None:
         """Refuse what names no source, or more than one kind of it.
+
+        Args:
+            command: the one whose example is shown.
 
         Raises:
             ConfigError: one sentence.
@@ -71,7 +74,7 @@ class SourceWords:
         if not given and not self.paths:
             raise ConfigError(
                 f"Only one of SOURCE and DESTINATION is given, {destination!r}; expected both, for example: asyncsink "
-                "export derivatives s3://my-bucket/study."
+                f"{command} derivatives s3://my-bucket/study."
             )
         if "-" in self.paths and len(self.paths) > 1:
             raise ConfigError("SOURCE - is JSON lines on standard input, and stands alone; give it, or paths.")
@@ -125,7 +128,7 @@ def words_of(source: Sequence[str], outputs: str | None, source_manifest: str | 
 
 
 def open_words(
-    source: SourceWords, destination: str, given: Mapping[str, Any], output: Output
+    source: SourceWords, destination: str, given: Mapping[str, Any], output: Output, command: str = "export"
 ) -> tuple[Settings, Source, Callable[[], None]]:
     """The settings and the source of a command line, and a function that ends a wait for the source.
 
@@ -134,7 +137,7 @@ def open_words(
     """
     from asyncsink.options.parse import parse_options
 
-    source.check(destination)
+    source.check(destination, command)
     settings = parse_options(destination, options_of(given))
     found, give_up = source.open(settings)
     if hint := source.hint():
