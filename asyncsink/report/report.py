@@ -178,7 +178,7 @@ class RunReport(BaseReport):
         if self.stop_reason:
             said = [f"stopped: {inert(self.stop_reason).rstrip('.')}; {self._unfinished()}{rest}"]
         if self.failures:
-            first = failure_line(self.failures[0], with_error=False)
+            first = failure_line(self.failures[0])
             said.append(f"{' and '.join(self._failed())}; the first: {first} (all of them: .report.failures)")
         if said:
             raise self._failed_with(f"{inert(self._from)}: {'; '.join(said)}")

@@ -98,12 +98,12 @@ def inert(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def failure_line(failure: Failure, *, with_error: bool = True) -> str:
-    """One line: the file, unless the message names it, the error's class, and the message."""
+def failure_line(failure: Failure) -> str:
+    """One line: the file, unless the message names it, and the message."""
     name = failure.source or failure.key
     named = repr(name) in failure.message or failure.message.startswith(name)
     parts = [] if named else [name]
-    return inert(": ".join([*parts, *([failure.error] if with_error else []), failure.message]))
+    return inert(": ".join([*parts, failure.message]))
 
 
 # -- The sentences about a whole run -----------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ class Cause:
     """Failures with one cause.
 
     Attributes:
-        sentence: the error's class and message, without the parts that differ between files.
+        sentence: the message, without the parts that differ between files.
         line: the whole line of the first failure.
         examples: names of the first three files.
     """
@@ -338,11 +338,11 @@ class Cause:
 
 
 def cause_of(failure: Failure) -> str:
-    """The error's class and message without the parts that belong to one file: names, parts, attempts."""
+    """The message without the parts that belong to one file: names, parts, attempts."""
     message = failure.message
     for own in sorted({failure.url, failure.source, failure.key} - {""}, key=len, reverse=True):
         message = message.replace(repr(own), "…").replace(own, "…")
-    return f"{failure.error}: {_TRIED.sub('', _PREFIX.sub('', message))}"
+    return _TRIED.sub("", _PREFIX.sub("", message))
 
 
 def causes_of(failures: Iterable[Failure]) -> list[Cause]:

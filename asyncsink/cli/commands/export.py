@@ -152,6 +152,11 @@ def publish(
     return (tell or _tell)(report, output)
 
 
+_IN_VAIN = {"PermanentError", "EntityTooLarge", "ConfigError", "RoutingError", "InvalidKey", "KeyCollision"}
+"""Failures that the same command meets again: something in it, or in a file's name, has to be changed."""
+FAILURES_LOOKED_AT = 1000
+
+
 def _was_sent(error: AsyncSinkError, started: bool, done: int) -> bool:
     """Whether an object may have been sent before `error` ended the run."""
     return done > 0 or (started and not isinstance(error, ConfigError))
@@ -163,7 +168,7 @@ def _tell(report: Report, output: Output, files: Mapping[str, str | None] = Mapp
     output.result("\n".join([report.brief(), *([inert(f"{' · '.join(written)}.")] if written else [])]), ok=report.ok)
     output.json_object(report.as_dict())
     output.causes(report.causes())
-    if report.objects_failed:
+    if report.objects_failed and not all(each.error in _IN_VAIN for each in report.failures[:FAILURES_LOOKED_AT]):
         output.note("Run the same command again to publish what is missing.")
     if not output.quiet:
         first, total = unwanted(report.counts)

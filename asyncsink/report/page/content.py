@@ -167,7 +167,7 @@ def _causes(report: RunReport, facts: RunFacts) -> Iterator[dict[str, Any]]:
 
     def lines() -> Iterator[tuple[str, str, str]]:
         for failure in report.failures:
-            cause = cause_of(failure)
+            cause = f"{failure.error}: {cause_of(failure)}"  # the cure is of the class
             if len(stages) < CAUSES_SHOWN:
                 stages.setdefault(cause, failure.stage)
             yield cause, failure_line(failure), failure.source or failure.key
