@@ -105,8 +105,8 @@ def _object_options(texts: Iterable[str], option: Option) -> dict[str, dict[str,
         match = _SET.fullmatch(text)
         if match is None:
             raise ConfigError(
-                f"{option.switch} {text!r} is malformed; expected PATTERN:NAME=VALUE, as '*.nii.gz:storage_class="
-                "GLACIER_IR'; NAME is storage_class, content_type, acl, sse, sse_kms_key_id, tag or metadata."
+                f"{option.switch} {text!r} is malformed; expected PATTERN:NAME=VALUE, as '*.nii.gz:storage-class="
+                "GLACIER_IR'; NAME is storage-class, content-type, acl, sse, sse-kms-key-id, tag or metadata."
             )
         pattern, name, value = match[1], match[2].replace("-", "_"), match[3]
         said = found.setdefault(pattern, {})
@@ -114,7 +114,7 @@ def _object_options(texts: Iterable[str], option: Option) -> dict[str, dict[str,
             inner, inner_value = split_pair(value, f"{option.switch} {pattern}:{name}", "NAME=VALUE")
             said.setdefault(_OF_MANY[name], {})[inner] = inner_value
         elif name in said:
-            raise ConfigError(f"{option.switch} gives {pattern!r} two values of {name}; give it one.")
+            raise ConfigError(f"{option.switch} gives {pattern!r} two values of {match[2]}; give it one.")
         else:
             said[name] = value
     return found

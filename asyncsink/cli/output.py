@@ -42,6 +42,7 @@ FAILURES_SHOWN = 10
 _ROWS = {option.name: option for options in PANELS.values() for option in options if option.switch or option.off}
 FLAGS = {name: option.switch or option.off for name, option in _ROWS.items()} | {
     "manifest_endpoint": "--manifest-endpoint",
+    **{name: f"--{name.replace('_', '-')}" for name in ("part", "parts", "part_bytes", "part_objects")},
     **{name: f"--{name}" for name in ("mix", "sizes", "ramp", "seconds", "rate", "seed")},
 }
 """The flags of the library's options, by name."""

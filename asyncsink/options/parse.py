@@ -349,8 +349,9 @@ def _retries(given: Mapping[str, Any]) -> int:
     value = given.get("retries")
     rounds: int = OPTIONS["retries"].default if value is None else read_integer(value)
     if not 0 <= rounds <= RETRIES_MAX:
+        fault = "is out of range" if re.fullmatch(r"-?[0-9]+", str(value)) else "is no number"
         raise ConfigError(
-            f"retries={value!r:.60} is out of range; expected 0 to {RETRIES_MAX} further rounds.",
+            f"retries={value!r:.60} {fault}; expected 0 to {RETRIES_MAX} further rounds.",
             option="retries",
             value=value,
         )

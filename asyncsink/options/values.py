@@ -301,13 +301,14 @@ def read_concurrency(value: Any) -> int | None:
     """
     if value in (None, "auto"):
         return None
+    fault = "is out of range"
     try:
         fixed = int(value)
     except (TypeError, ValueError, OverflowError):
-        fixed = 0
+        fixed, fault = 0, "is no number"
     if isinstance(value, bool) or not 1 <= fixed <= CONCURRENCY_MAX:
         raise ConfigError(
-            f"concurrency={value!r:.60} is out of range; expected 1 to {CONCURRENCY_MAX}, or 'auto'.",
+            f"concurrency={value!r:.60} {fault}; expected 1 to {CONCURRENCY_MAX}, or 'auto'.",
             option="concurrency",
             value=value,
         )

@@ -70,7 +70,7 @@ def parse_attribute(attribute: str, compat: Compat = "strict") -> tuple[str, ...
             if component.startswith("/"):
                 raise RoutingError(
                     f"The component {show(component)} of the output attribute {show(attribute)} starts with '/', "
-                    "which would discard base_directory; write it without the '/'."
+                    "which would discard the destination; write it without the '/'."
                 )
     return tuple(component for component in components if not component.startswith("@"))
 
@@ -141,12 +141,12 @@ def _container(options: RoutingOptions, base: str) -> str:
     container = options.container
     segments = [segment for segment in container.split("/") if segment not in ("", ".")]
     if ".." in segments:
-        raise RoutingError(f"container={show(container)} has a '..' segment; name a folder below base_directory.")
+        raise RoutingError(f"container={show(container)} has a '..' segment; name a folder below the destination.")
     if not container.startswith("/"):
         return "/".join(segments)
     if options.compat == "strict":
         raise RoutingError(
-            f"container={show(container)} starts with '/', which would discard base_directory; write it without."
+            f"container={show(container)} starts with '/', which would discard the destination; write it without."
         )
     return _absolute(segments, base, f"container={show(container)}")
 

@@ -59,8 +59,11 @@ def tls_context(ca_bundle: str, verify: bool = True) -> ssl.SSLContext:
         if fault:
             raise ConfigError(f"ca_bundle={ca_bundle!r} cannot be used ({fault}); expected a file of PEM certificates.")
         context = ssl.create_default_context(cafile=ca_bundle or None)
-    except (OSError, ssl.SSLError, ValueError) as error:
-        raise ConfigError(f"ca_bundle={ca_bundle!r} cannot be used ({error}); expected PEM certificates.") from error
+    except (OSError, ValueError) as error:
+        why = str(error) if isinstance(error, ValueError) else error.strerror
+        if isinstance(error, ssl.SSLError):
+            why = "it holds no certificate that can be read"
+        raise ConfigError(f"ca_bundle={ca_bundle!r} cannot be used ({why}); expected PEM certificates.") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # With renegotiation a write may have to wait for a read. TLS 1.3 has none, and S3 requests none.
     context.options |= ssl.OP_NO_RENEGOTIATION
@@ -74,6 +77,22 @@ def _fault_of(found: os.stat_result) -> str:
     if not stat.S_ISREG(found.st_mode):
         return "it is no regular file"
     return f"it has {found.st_size:,} bytes" if found.st_size > CA_BUNDLE_BYTES_MAX else ""
+
+
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+"""OpenSSL's words, by release, for an answer to its greeting that is no TLS (ERR_reason_error_string)."""
+
+
+def speaks_no_tls(error: object) -> bool:
+    """Whether a handshake failed because the server answered in plain text. Pure."""
+    return getattr(error, "reason", "") in _NO_TLS
+
+
+def no_tls(request: str, url: str) -> ConfigError:
+    """The error for `request`, whose handshake failed so. Pure."""
+    return ConfigError(
+        f"{request} failed: {url} does not speak TLS, but plain HTTP; give the endpoint as http://…, or its TLS port."
+    )
 
 
 # -- Exposure over plain HTTP ------------------------------------------------------------------------------------------

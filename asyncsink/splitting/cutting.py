@@ -102,7 +102,7 @@ class Cutting:
         """
         if parts is not None and (part_bytes is not None or part_objects is not None):
             raise ConfigError(
-                "parts and the limits part_bytes and part_objects contradict each other; give one or the other."
+                "parts= and the limits part_bytes= and part_objects= contradict each other; give one or the other."
             )
         return cls(
             0 if parts is None else _number(parts, "parts"),

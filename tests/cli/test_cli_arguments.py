@@ -18,6 +18,8 @@ from asyncsink.cli.arguments import options_of, read_customer_key, split_pair
 from asyncsink.cli.commands.export import export
 from asyncsink.cli.commands.grab import grab
 from asyncsink.cli.commands.receipts import verify
+from asyncsink.cli.commands.run import run
+from asyncsink.cli.commands.split import split
 from asyncsink.cli.commands.trying.bench import bench
 from asyncsink.cli.configured import parameter_of
 from asyncsink.cli.flags import Argument, Flag
@@ -162,13 +164,14 @@ def parameters_of(command: click.Command) -> set[str]:
 
 
 def test_every_flag_that_is_named_exists() -> None:
-    named = set().union(*map(parameters_of, (export, grab, verify, bench)))
+    named = set().union(*map(parameters_of, (export, grab, verify, bench, split, run)))
     assert {parameter_of(flag) for flag in FLAGS.values()} <= named
     # One that only verify_manifest has is no option of an export.
     rows = {**OPTIONS, **GRAB_OPTIONS}
     without_flag = {name for name, option in rows.items() if option.no_flag and not option.off}
     measuring = {"mix", "sizes", "ramp", "seconds", "rate", "seed"}
-    assert {*rows, "manifest_endpoint", *measuring} == FLAGS.keys() | without_flag
+    cutting = {"part", "parts", "part_bytes", "part_objects"}
+    assert {*rows, "manifest_endpoint", *measuring, *cutting} == FLAGS.keys() | without_flag
     assert without_flag == {"remove_dest_dir", "parameterization_root", "retry", "observe", "progress", "limits"} | {
         "outfields",
         "sort_filelist",

@@ -100,6 +100,15 @@ def refused(ended: Any, *words: str) -> None:
         (["export", "results", "s3://bucket", "--local-copy", "s3://a/b"], ["--local-copy", "expected a directory"]),
         (["export", "results", "s3://bucket", "--creds-path", "gone"], ["--creds-path gone"]),
         (["export", "results", "s3://bucket", "--memory", "9" * 400], ["--memory"]),
+        (["export", "results", "s3://bucket", "--ca-bundle", "gone"], ["--ca-bundle gone", "(No such file"]),
+        (["export", "results", "s3://bucket", "--ca-bundle", "results/a.txt"], ["(it holds no certificate"]),
+        (["export", "results", "s3://bucket", "--set", "*.nii"], ["NAME is storage-class, content-type,"]),
+        (["export", "results", "s3://bucket", "--container", "a/../b"], ["--container", "below the destination"]),
+        (["export", "results", "s3://bucket", "--retries", "x"], ["--retries x is no number"]),
+        (["split", "results", "s3://bucket", "parts", "--parts", "0"], ["--parts 0"]),
+        (["split", "results", "s3://bucket", "parts", "--part-bytes", "x"], ["--part-bytes x"]),
+        (["split", "results", "s3://b", "p", "--parts", "2", "--part-bytes", "9"], ["--parts and the limits --part-b"]),
+        (["recipe", "pbs"], ["There is no recipe 'pbs'"]),
         (["plan", "results", "out", "--manifest", "m.jsonl"], ["plan writes no manifest"]),
         (["export", "results", "out", "--dry-run", "--manifest", "m.jsonl"], ["plan writes no manifest"]),
         (["export", "results", "s3://bucket", "--profile", "nobody-has-this"], ["nobody-has-this"]),
@@ -146,6 +155,20 @@ def test_a_wrong_secret_is_named_and_never_shown(cli: Cli, results: Path, bucket
     refused(ended, "SignatureDoesNotMatch")
     loud = cli("export", results, f"s3://{bucket}", "--verbose", AWS_SECRET_ACCESS_KEY=WRONG_SECRET)
     assert loud.code == 2
+
+
+def test_https_where_the_server_speaks_http(inside: Cli, results: Path, seaweed: Any) -> None:
+    url = seaweed.endpoint_url.replace("http:", "https:")
+    ended = inside("export", results, "s3://bucket", "--endpoint-url", url)
+    refused(ended, f"{url} does not speak TLS, but plain HTTP", "http://…")
+    assert "_ssl.c" not in ended.stderr
+
+
+def test_config_names_a_wrong_value(inside: Cli) -> None:
+    refused(inside("config", ASYNCSINK_RETRIES="many"), "--retries many is no number")
+    refused(inside("config", "grab", ASYNCSINK_PART_SIZE="1k"), "--part-size")
+    assert "ASYNCSINK_PART_SIZE" in inside("config", ASYNCSINK_PART_SIZE="1k").stderr
+    assert inside("config", ASYNCSINK_RETRIES="7").code == 0
 
 
 def test_an_unreachable_endpoint(inside: Cli, results: Path) -> None:

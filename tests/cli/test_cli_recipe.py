@@ -129,7 +129,7 @@ def test_python_for_dask_has_what_the_split_was_given(inside: Any, results: Path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["slrum", "parts"], "recipe='slrum' is not known; expected one of 'slurm', 'batch', 'dask-slurm'."),
+        (["slrum", "parts"], "There is no recipe 'slrum'; expected one of slurm, batch, dask-slurm."),
         (["slurm"], "The recipe slurm needs DIR"),
         (["batch"], "The recipe batch needs DIR"),
         (["slurm", "nothing"], "nothing' holds no split.json"),

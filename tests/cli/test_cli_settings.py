@@ -79,10 +79,13 @@ def test_an_unknown_destination_makes_no_local_folder(inside: Cli, home: Path, r
 def test_config_shows_each_value_and_where_it_comes_from(inside: Cli, home: Path, tmp_path: Path) -> None:
     (home / "asyncsink.toml").write_text('profile = "lab"\n[destinations.study]\nurl = "s3://b"\n')
     (tmp_path / "asyncsink.toml").write_text("concurrency = 7\n[grab]\nglob = true\n")
-    told = inside("config", "grab", "--json", ASYNCSINK_SSE="c2VjcmV0").json
+    told = inside("config", "grab", "--json", ASYNCSINK_SSE="AES256").json
     assert told["values"]["concurrency"] == {"value": "7", "from": f"{tmp_path}/asyncsink.toml, line 1"}
     assert told["values"]["glob"] == {"value": True, "from": f"{tmp_path}/asyncsink.toml, line 3"}
-    assert told["values"]["sse"] == {"value": "(not shown)", "from": "ASYNCSINK_SSE"}
+    assert told["values"]["sse"] == {"value": "AES256", "from": "ASYNCSINK_SSE"}
+    pasted = inside("config", ASYNCSINK_SSE="c2VjcmV0")
+    assert (pasted.code, "from ASYNCSINK_SSE" in pasted.stderr) == (2, True)
+    assert "c2VjcmV0" not in pasted.stdout + pasted.stderr
     assert told["variables_of_amazon"]["creds_path"]["value"] == "(not shown)"
     assert told["destinations"]["study"]["url"] == "s3://b"
     text = inside("config", "export", "study:", "--all").stdout

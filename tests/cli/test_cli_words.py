@@ -131,7 +131,7 @@ TO = "results s3://bucket/x"
         ("verify", "for example: asyncsink verify study.jsonl"),
         (f"export {TO} --concurrency", "Try: asyncsink export -h"),
         ("run parts", "for example: asyncsink run parts --part"),
-        (f"export {TO} -j many", "--concurrency many is out of range; expected 1 to 1024"),
+        (f"export {TO} -j many", "--concurrency many is no number; expected 1 to 1024"),
     ],
 )
 def test_each_wrong_line_gets_a_way_on(inside: Cli, results: Path, line: str, hint: str) -> None:

@@ -12,7 +12,7 @@ from asyncsink.cli.screen.display import progress_display
 from asyncsink.cli.signals import Interrupted, run_until_signalled
 from asyncsink.cli.words.sources import DESTINATION, SOURCE, SourceWords, list_flags, words_of
 from asyncsink.errors import AsyncSinkError, ConfigError
-from asyncsink.options.values import check_choice
+from asyncsink.options.values import did_you_mean
 
 
 def split_command(
@@ -81,7 +81,10 @@ def recipe_command(kind: str, directory: str | None) -> int:
 
     output = Output()
     try:
-        check_choice("recipe", kind, RECIPES)
+        if kind not in RECIPES:
+            raise ConfigError(
+                f"There is no recipe {kind!r}; expected one of {', '.join(RECIPES)}.{did_you_mean(kind, RECIPES)}"
+            )
         if directory is None:
             recipe = recipe_of(kind, "", None)
         else:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCredentials, RetryableError, Throttled
 from asyncsink.integrity.checksums import ByteBody
+from asyncsink.s3.endpoint import no_tls, speaks_no_tls
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ranges_unknown
 from asyncsink.s3.http.reading import (
@@ -214,7 +215,9 @@ class BatchPlace:
 
     def failed(self, name: str, where: str, failure: ExchangeError) -> AsyncSinkError:
         """The error for a request without a whole answer, with the cause of `failure`."""
-        if isinstance(failure, NoThread):
+        if speaks_no_tls(failure.__cause__):
+            error: AsyncSinkError = no_tls(f"{name} of {where}", self.url)
+        elif isinstance(failure, NoThread):
             error = failure.error(f"{name} of {where} failed: {failure.reason}", operation=name)
         else:
             error = failure.error(

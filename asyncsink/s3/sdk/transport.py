@@ -31,7 +31,7 @@ from asyncsink.s3.codec import CALLS, SLICE_BYTES, ClientCall, WatchedBody, plai
 from asyncsink.s3.credentials.chain import none_found
 from asyncsink.s3.credentials.errors import configuration_error
 from asyncsink.s3.credentials.file import Credentials, SharedCredentials
-from asyncsink.s3.endpoint import is_directory_bucket
+from asyncsink.s3.endpoint import is_directory_bucket, no_tls, speaks_no_tls
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, LISTING_BYTES_MAX, error_from_answer, one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived, check_range, check_received, ranges_unknown
 from asyncsink.s3.listing import LISTINGS, listing_told
@@ -61,8 +61,6 @@ from asyncsink.s3.sdk.client import (
 )
 
 R = TypeVar("R", bound=Response)
-_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
-"""OpenSSL's words, by release, for an answer to its greeting that is no TLS (ERR_reason_error_string)."""
 
 _BODY = "asyncsink-body"
 """The place of a listing's XML in botocore's answer, which then has nothing else."""
@@ -492,11 +490,8 @@ def _from_network(name: str, where: str, endpoint: str, error: Exception, proxy:
         )
     if isinstance(inner, aiohttp.ClientConnectorCertificateError):
         return ConfigError(f"{where} failed: the certificate of {endpoint} is not trusted ({reason}); give ca_bundle=.")
-    if isinstance(inner, aiohttp.ClientConnectorSSLError) and getattr(inner.os_error, "reason", "") in _NO_TLS:
-        return ConfigError(
-            f"{where} failed: {endpoint} does not speak TLS; expected an https server there; give the endpoint as "
-            "http://…, or its TLS port."
-        )
+    if isinstance(inner, aiohttp.ClientConnectorSSLError) and speaks_no_tls(inner.os_error):
+        return no_tls(where, endpoint)
     network = (
         b.ConnectionError,
         b.ConnectionClosedError,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import click
 
+from asyncsink.cli.arguments import options_of
 from asyncsink.cli.configured import configuration_of, shared_of, takes_of
 from asyncsink.cli.flags import EVERYDAY, Argument, Flag, HelpPage, command
 from asyncsink.cli.output import Output
@@ -19,7 +21,8 @@ from asyncsink.options.configuration import (
     value_shown,
     variable_of,
 )
-from asyncsink.options.schema import PANELS
+from asyncsink.options.parse import parse_options
+from asyncsink.options.schema import OPTIONS, PANELS
 from asyncsink.options.settings_files import user_file
 from asyncsink.report.sentences import inert
 
@@ -48,6 +51,16 @@ def _settings(configuration: Configuration, ctx: click.Context, name: str, desti
     return wanted
 
 
+def _check_values(settings: dict[str, Setting]) -> None:
+    """Refuse what the run would refuse, whatever its destination in S3 is.
+
+    Raises:
+        ConfigError: a value is wrong.
+    """
+    given = options_of({key: each.value for key, each in settings.items()})
+    parse_options("s3://bucket/prefix", {name: value for name, value in given.items() if name in OPTIONS})
+
+
 def _defaults() -> dict[str, str]:
     rows = (option for options in PANELS.values() for option in options if option.switch)
     return {option.switch[2:].replace("-", "_"): option.default_shown for option in rows}
@@ -72,14 +85,16 @@ def config(command: str | None, name: str | None, all: bool, json: bool) -> int:
     """
     ctx, output = click.get_current_context(), Output(json=json)
     wanted, destination = command or "export", (name or "").removesuffix(":")
+    settings: dict[str, Setting] = {}
     try:
         configuration = configuration_of(ctx)
         if destination and configuration.destination(destination) is None:
             raise ConfigError(f"There is no destination {destination!r} in any file of settings.")
         settings = _settings(configuration, ctx, wanted, destination)
         destinations = list(configuration.destinations())
+        _check_values(settings)
     except ConfigError as error:
-        output.error(error)
+        replace(output, origins={key: each.origin for key, each in settings.items()}).error(error)
         return 2
     values = {key: {"value": value_shown(key, each.value), "from": each.origin} for key, each in settings.items()}
     amazon = {key: {"value": value, "from": origin} for key, value, origin in amazon_variables()}
