@@ -390,3 +390,10 @@ def test_the_command_and_python_have_one_journal(
     asyncio.run(asyncsink.export_directory(results, f"s3://{bucket}/p", **options))
     (at_home,) = (tmp_path / ".local" / "state" / "asyncsink" / "journals").glob("*.sqlite")
     assert at_home.name == journal.name
+
+
+def test_a_storage_class_that_is_none_is_not_proposed_again(inside: Cli, results: Path, bucket: str) -> None:
+    ended = inside("export", "results", f"s3://{bucket}/x", "--storage-class", "WRONG")
+    assert ended.code == 1
+    assert "  4 files: InvalidStorageClass" in ended.stderr
+    assert "Run the same command again" not in ended.stdout + ended.stderr

@@ -178,3 +178,11 @@ def test_a_destination_that_looks_like_a_bucket_is_said_to_be_a_folder(inside: C
     ended = inside("export", "results", "tryout/x", "-q")
     assert "note: 'tryout/x' is a directory of this machine; the bucket is s3://tryout/x." in ended.stderr
     assert inside("export", "results", "./tryout/x", "-q").stderr == ""
+
+
+def test_a_pattern_in_the_place_of_a_source_names_the_option_for_it(inside: Cli, bucket: str) -> None:
+    listed = inside("ls", f"s3://{bucket}/raw/*.json")
+    assert (listed.code, f"try: asyncsink ls s3://{bucket}/raw --match '*.json'" in listed.stderr) == (1, True), listed
+    grabbed = inside("grab", f"s3://{bucket}/raw/*.json", "here")
+    assert grabbed.code != 0
+    assert f"grab s3://{bucket}/raw DIRECTORY --template '*.json' --glob" in grabbed.stderr, grabbed
