@@ -413,6 +413,12 @@ def read_configuration(environ: Mapping[str, str] | None = None, directory: str 
         elif path and (file := read_file(path, trusted=False)) is not None:
             files.append(file)
     user = user_file(given)
-    if user not in {file.path for file in files} and (file := read_file(user, trusted=True)) is not None:
-        files.append(file)
+    try:
+        if user not in {file.path for file in files} and (file := read_file(user, trusted=True)) is not None:
+            files.append(file)
+    except ConfigError as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+        # Somebody else's home, as a service often has it.
+        notices.append(f"{error} The run goes on without them; {CONFIG_VARIABLE}=none ends this note.")
     return Configuration(variables, tuple(files), tuple(notices))

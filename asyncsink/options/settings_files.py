@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Mapping
@@ -87,9 +88,9 @@ def read_file(path: str, *, trusted: bool) -> SettingsFile | None:
     try:
         with open(path, "rb") as file:
             content = file.read(FILE_BYTES_MAX + 1)
-    except FileNotFoundError:
-        return None
     except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return None
         raise ConfigError(f"The settings in {path} cannot be read ({error.strerror}).") from error
     import tomllib  # only where there is a file
 

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.measuring.calls import measure_calls, render_calls
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace, which counts the calls, is not installed")
 def test_parts_ask_together_what_the_whole_asks() -> None:
     told: list[str] = []

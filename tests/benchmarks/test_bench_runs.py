@@ -148,6 +148,7 @@ print(json.dumps({{"seconds": 1, "cpu_seconds": 1, "at_once": os.environ["{AT_ON
             assert (str(at_once) in command) == bool(at_once)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("server", ["null", pytest.param("seaweed", marks=pytest.mark.long)])
 def test_grabs_are_measured_and_whoever_brings_less_is_left_out(server: Any, tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text(WRONG)

@@ -79,6 +79,7 @@ def test_what_grows_is_not_flat() -> None:
         flatness.trend([1.0, 2.0], [1.0, 2.0], allowed=1)
 
 
+@pytest.mark.long
 def test_killed_workers_of_dask_lose_nothing(tmp_path: Path) -> None:
     output = tmp_path / "dask-kill.json"
     done = CliRunner().invoke(app, ["dask-kill", "--runs", "1", "--seed", "3", "--output", str(output)])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from benchmarks.service.clients import Upload, body_of
 from benchmarks.service.running import PHASES, look, measure_streams, render_streams
 
 
+@pytest.mark.long
 def test_a_service_that_streams_is_measured_from_its_start_to_its_end() -> None:
     told: list[str] = []
     result = measure_streams(("asyncsink",), clients=4, seconds=1.0, tell=told.append)

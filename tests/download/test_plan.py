@@ -5,6 +5,8 @@ from __future__ import annotations
 import tracemalloc
 from datetime import UTC, datetime
 
+import pytest
+
 from asyncsink.download.plan import Matches
 from asyncsink.s3.operations import ListedObject
 
@@ -12,6 +14,7 @@ KEYS = 50_000
 PAGE = 1000
 
 
+@pytest.mark.long
 def test_memory_is_flat_over_many_keys() -> None:
     moment = datetime(2026, 1, 31, tzinfo=UTC)
     tracemalloc.start()

@@ -253,7 +253,7 @@ def test_ctrl_c_while_it_is_paused_ends_it_at_once(mortal: Mortal, tree: Path) -
             "1",
             "--transport",
             "aioboto3",
-            "--verbose",
+            "-vv",
             "--json",
         ],
         stderr=subprocess.PIPE,

@@ -213,7 +213,7 @@ def test_the_ledger_of_keys(tmp_path: Path, full_directory: Path, source: Path) 
     outputs.write_text(json.dumps({"x": sorted(map(str, source.iterdir()))}))
     with quirky_s3() as server:
         env = server.environment(tmp_path, TMPDIR=str(full_directory))
-        words = ("export", outputs, "s3://tryout/p")
+        words = ("export", "--outputs", outputs, "s3://tryout/p")
         check_sentence(run_command(*words, env=env), 2, full_directory)
         assert server.bodies() == {}
 

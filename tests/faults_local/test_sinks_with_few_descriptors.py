@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.combinations import crossed
 from tests.support.processes import run
 from tests.support.quirky_s3 import Answer, Request, quirky_s3
 
@@ -52,8 +53,12 @@ def limited(environment: dict[str, str], *arguments: object) -> subprocess.Compl
     return run(list(map(str, arguments)), env=environment, preexec_fn=lower, timeout=200)
 
 
-@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
-@pytest.mark.parametrize("how", ["at once", "one after another"])
+@crossed(
+    "lane, how",
+    ["wire", "aioboto3"],
+    ["at once", "one after another"],
+    usual=lambda lane, how: (lane == "aioboto3") == (how == "at once"),
+)
 @pytest.mark.parametrize(
     ("sinks", "puts", "size_bytes"),
     [(3, 100, 40 * MIB), (6, 60, 20 * MIB), pytest.param(3, 700, 200 * MIB, marks=pytest.mark.long)],

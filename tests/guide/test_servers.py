@@ -9,6 +9,7 @@ import pytest
 from tests.support.servers_page import kept, matrix
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # of the servers' libraries
 def test_the_table_of_servers_is_what_is_found() -> None:
     """Their versions may be others here."""

@@ -324,6 +324,7 @@ async def test_receipts_of_a_replaced_merge_stay(tmp_path: Path) -> None:
     assert manifest_of(tmp_path / "out.1")[1] == [receipt_of("z")]
 
 
+@pytest.mark.long
 async def test_memory_does_not_grow_with_the_number_of_keys(tmp_path: Path) -> None:
     def peak(keys: int) -> int:
         paths = [

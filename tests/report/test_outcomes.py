@@ -171,6 +171,7 @@ def test_reasons_are_grouped_in_bounded_memory() -> None:
     assert log.counts.skip_reasons[OTHER_REASONS] == 1001 - (REASONS_MAX - 1)
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_outcomes() -> None:
     batch = [receipt(number) for number in range(200)]
     log = OutcomeLog()

@@ -147,6 +147,7 @@ def test_folders_are_those_at_which_names_part_and_the_example_is_a_file_whose_n
     assert figures.example.key == "study/run/motion/sub-1/f.txt"
 
 
+@pytest.mark.long
 def test_a_million_files_take_the_memory_of_a_few() -> None:
     def many(number: int) -> Iterator[Planned]:
         return (planned(f"folder-{n}/sub-{n % 7}/f.k{n}", n) for n in range(number))

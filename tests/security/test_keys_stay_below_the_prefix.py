@@ -49,26 +49,26 @@ def source(tmp_path: Path) -> Path:
 def manifest(tmp_path: Path, source: Path, key: str) -> list[str]:
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps({"source": str(source), "key": key}) + "\n")
-    return [str(path)]
+    return ["--source-manifest", str(path)]
 
 
 def outputs(tmp_path: Path, source: Path, key: str) -> list[str]:
     path = tmp_path / "outputs.json"
     path.write_text(json.dumps({key or "x": str(source)}))
-    return [str(path)]
+    return ["--outputs", str(path)]
 
 
 def substitution(tmp_path: Path, source: Path, key: str) -> list[str]:
     path = tmp_path / "outputs.json"
     path.write_text(json.dumps({"x": str(source)}))
     escaped = key.replace("\\", "\\\\").replace("=", "\\=")
-    return [str(path), "--substitute", f"x/file={escaped}"]
+    return ["--outputs", str(path), "--substitute", f"x/file={escaped}"]
 
 
 def container(tmp_path: Path, source: Path, key: str) -> list[str]:
     path = tmp_path / "outputs.json"
     path.write_text(json.dumps({"x": str(source)}))
-    return [str(path), "--container", key]
+    return ["--outputs", str(path), "--container", key]
 
 
 def directory(tmp_path: Path, source: Path, key: str) -> list[str]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -82,7 +83,7 @@ async def test_a_part_asks_for_its_own_range_only_and_a_second_run_asks_nothing_
 
 
 async def test_a_listing_begins_and_ends_with_the_range(
-    tmp_path: Path, bucket: str, options: dict[str, Any], put: Callable[..., None], proxy: HoldingProxy
+    tmp_path: Path, bucket: str, options: dict[str, Any], proxy: HoldingProxy
 ) -> None:
     """Of more than a page before the range nothing is listed, and of more than a page behind it no further page."""
     source = tmp_path / "source"
@@ -90,7 +91,11 @@ async def test_a_listing_begins_and_ends_with_the_range(
     for number in range(300):
         (source / f"a-{number:03}.txt").write_text("x")
     await asyncsink.split(source, f"s3://{bucket}", tmp_path / "parts", parts=3)
-    put({f"a-{first}{number:04}.txt": b"of others" for first in (0, 2) for number in range(1010)})
+    others = tmp_path / "others"
+    others.mkdir()
+    for first, number in product((0, 2), range(1010)):
+        (others / f"a-{first}{number:04}.txt").write_text("of others")
+    assert (await asyncsink.export_directory(others, f"s3://{bucket}", **options)).ok
     proxy.forget()
     (middle,) = (number for number, keys in enumerate(keys_of(tmp_path / "parts")) if keys[0] == "a-100.txt")
     report = await asyncsink.run_part(tmp_path / "parts", middle, **options | {"endpoint_url": proxy.endpoint_url})
