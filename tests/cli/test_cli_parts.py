@@ -48,6 +48,16 @@ def test_ranges_and_what_is_missing(inside: Any, parts: Path, keys: Callable[[],
     assert (whole.code, whole.stdout) == (0, "No part is missing: all have complete receipts, without failures.\n")
 
 
+def test_each_of_several_parts_has_its_own_page(inside: Any, parts: Path, tmp_path: Path) -> None:
+    ended = inside("run", parts, "--part", "0-1", "--report", "all.html")
+    assert ended.code == 0
+    assert sorted(each.name for each in tmp_path.glob("all*.html")) == ["all-0.html", "all-1.html"]
+    assert [line for line in ended.stdout.splitlines() if "page" in line] == ["page: all-0.html.", "page: all-1.html."]
+    alone = inside("run", parts, "--part", "2", "--report", "all.html")
+    assert "page: all.html." in alone.stdout
+    assert (tmp_path / "all.html").is_file()
+
+
 @pytest.mark.parametrize(
     ("part", "variables", "message"),
     [

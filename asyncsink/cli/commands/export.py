@@ -45,7 +45,7 @@ def export_command(
         return Prepared(settings.target.url, partial(run_source, settings, found, dry_run=dry_run), give_up)
 
     if tell is None:
-        tell = partial(_tell, files={"Receipt": given.get("manifest"), "page": given.get("report")})
+        tell = partial(tell_export, files={"Receipt": given.get("manifest"), "page": given.get("report")})
     title, opening = f"{source} → {destination}", f"looking at {source}…"
     return publish(prepare, title, opening, dry_run=dry_run, output=output, tell=tell)
 
@@ -149,7 +149,7 @@ def publish(
     except Exception as error:  # noqa: BLE001 - a bug, reported as one
         output.error(error, so_far())
         return 1
-    return (tell or _tell)(report, output)
+    return (tell or tell_export)(report, output)
 
 
 _IN_VAIN = {"PermanentError", "EntityTooLarge", "ConfigError", "RoutingError", "InvalidKey", "KeyCollision"}
@@ -162,7 +162,8 @@ def _was_sent(error: AsyncSinkError, started: bool, done: int) -> bool:
     return done > 0 or (started and not isinstance(error, ConfigError))
 
 
-def _tell(report: Report, output: Output, files: Mapping[str, str | None] = MappingProxyType({})) -> int:
+def tell_export(report: Report, output: Output, files: Mapping[str, str | None] = MappingProxyType({})) -> int:
+    """Print the report of an export and the files that it has written, by what they are; returns the exit code."""
     # Notices were printed when they came; failures go to stderr.
     written = [f"{what}: {file}" for what, file in files.items() if file]
     output.result("\n".join([report.brief(), *([inert(f"{' · '.join(written)}.")] if written else [])]), ok=report.ok)

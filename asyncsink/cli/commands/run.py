@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
 
 from asyncsink.cli.arguments import options_of, split_pair
-from asyncsink.cli.commands.export import Prepared, publish
+from asyncsink.cli.commands.export import Prepared, publish, tell_export
 from asyncsink.cli.flags import Argument, Flag, command
 from asyncsink.cli.output import Output, output_of
 from asyncsink.errors import AsyncSinkError
@@ -25,6 +26,12 @@ class _PartsOutput(Output):
         """Keep the values of one part."""
         del long, items
         self.told.append(dict(values))
+
+
+def page_of_part(page: str, number: int) -> str:
+    """The name of a part's own page: page-3.html. Pure."""
+    stem, suffix = os.path.splitext(page)
+    return f"{stem}-{number}{suffix}"
 
 
 def run_command(directory: str, part: str, roots: list[str], given: Mapping[str, Any], *, output: Output) -> int:
@@ -44,8 +51,12 @@ def run_command(directory: str, part: str, roots: list[str], given: Mapping[str,
         output.error(error, {"directory": directory, "parts": []})
         return 2
 
+    def page_of(number: int) -> str | None:
+        page = options.get("report")
+        return page and (page_of_part(page, number) if len(numbers) > 1 else page)
+
     def prepare(number: int) -> Prepared:
-        opened = open_part(place, plan, number, moved, options)
+        opened = open_part(place, plan, number, moved, {**options, "report": page_of(number)})
         run = partial(run_source, opened.settings, opened.source, keys=opened.keys)
         return Prepared(opened.settings.target.url, run)
 
@@ -55,8 +66,8 @@ def run_command(directory: str, part: str, roots: list[str], given: Mapping[str,
     for done, number in enumerate(numbers):
         if len(numbers) > 1:
             output.say(f"Part {number}:")
-        title = f"part {number} of {directory}"
-        ended = publish(partial(prepare, number), title, f"reading part {number}…", output=each)
+        title, tell = f"part {number} of {directory}", partial(tell_export, files={"page": page_of(number)})
+        ended = publish(partial(prepare, number), title, f"reading part {number}…", output=each, tell=tell)
         if ended not in (0, 1):  # the next part would end so too
             code = 1 if ended == 2 and done else ended
             break
@@ -81,6 +92,7 @@ def run_command(directory: str, part: str, roots: list[str], given: Mapping[str,
         "run parts --part 3",
         "run parts --part auto --root /lab=/mnt/lab    # in a job of an array",
         "run parts --part missing                      # what is not complete",
+        "run parts --part 0-3 --report page.html       # page-0.html to page-3.html",
     ),
 )
 def run(dir: str, part: str, root: Sequence[str], **given: Any) -> int:  # noqa: A002 - as the help page has it
