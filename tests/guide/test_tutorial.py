@@ -28,7 +28,7 @@ def type_in(page: str, place: str, server: DevServer, folder: Path) -> int:
 
     What a block of text shows was told by the block before it. Returns the number of blocks that were run.
     """
-    environment = {**os.environ, **server.environment, "NO_COLOR": "1"}
+    environment = {**os.environ, **server.environment, "NO_COLOR": "1", "SLURM_JOB_ID": "17"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     named, bucket = place.split("=")
     told, ran = "", 0
@@ -72,7 +72,7 @@ def test_a_dataset_is_published_as_the_page_says(
     assert {path.name for path in (tmp_path / "copy").rglob("*") if path.is_file()} == {
         "sub-01_bold.nii.gz", "sub-01_T1w.nii.gz", "dataset_description.json",
     }  # fmt: skip
-    assert "<!doctype html" in (tmp_path / "study.html").read_text(encoding="utf-8").lower()
+    assert "<!doctype html" in (tmp_path / "study-17.html").read_text(encoding="utf-8").lower()
 
 
 def test_the_program_of_coming_from_boto3(
