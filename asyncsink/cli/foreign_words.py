@@ -223,6 +223,8 @@ def unknown_option(option: str, ctx: click.Context | None) -> Hinted:
         return Hinted(message, ctx, [meant])
     others = [name for name, flags in _flags_of_others(ctx) if option in flags]
     if others:
+        if command.name in ("merge", "split"):
+            others.sort(key=lambda name: name != "run")  # the command of parts
         where = f"asyncsink {' or '.join(others[:3])} {'has' if len(others) == 1 else 'have'} it"
         return Hinted(f"asyncsink {command.name} has no option {option}; {where}.", ctx, _near(option, own))
     return Hinted(message, ctx, _near(option, own))

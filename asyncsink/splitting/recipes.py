@@ -87,8 +87,8 @@ def _slurm(directory: str, plan: SplitPlan) -> str:
 #   More or fewer at once, while it runs: scontrol update JobId=ARRAY_JOB ArrayTaskThrottle=32
 #
 # The output of the merge job names the parts that are missing or have failures.
-# The virtual environment, credentials and AWS_ENDPOINT_URL are those of the shell that submits this: sbatch hands its
-# environment on. Activate and set them before. --time, --partition and --account are your site's: add them as further #SBATCH lines.
+# Credentials and AWS_ENDPOINT_URL are those of the shell that submits this, and so is an activated virtual environment:
+# sbatch hands them on. --time, --partition and --account are your site's: add them as further #SBATCH lines.
 {ranges}set -euo pipefail
 
 array=$(sbatch --parsable --array="${{1:-0-{tasks - 1}}}%{min(tasks, SLURM_TASKS_AT_ONCE)}" <<'TASK'

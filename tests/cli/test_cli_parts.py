@@ -54,6 +54,8 @@ def test_each_of_several_parts_has_its_own_page(inside: Any, parts: Path, tmp_pa
     assert sorted(each.name for each in tmp_path.glob("all*.html")) == ["all-0.html", "all-1.html"]
     assert [line for line in ended.stdout.splitlines() if "page" in line] == ["page: all-0.html.", "page: all-1.html."]
     alone = inside("run", parts, "--part", "2", "--report", "all.html")
+    refused = inside("merge", parts, "-o", "merged.jsonl", "--report", "all.html")
+    assert "asyncsink merge has no option --report; asyncsink run or " in refused.stderr
     assert "page: all.html." in alone.stdout
     assert (tmp_path / "all.html").is_file()
 
