@@ -9,6 +9,7 @@ from dataclasses import field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from asyncsink.integrity.choice import was_chosen
 from asyncsink.integrity.sameness import IS_THERE
 from asyncsink.model import Failure, Resumable
 from asyncsink.value import dataclass
@@ -162,8 +163,9 @@ def outcome(counts: Counts, place: str, words: Words, *, elapsed_seconds: float)
         counts.objects_failed,
         counts.not_published_total,
     )
-    if words.aside:
-        total, left_out = total - left_out, 0
+    # What was chosen away is not among the files that the run was asked for.
+    aside = left_out if words.aside else sum(n for why, n in counts.left_out_reasons.items() if was_chosen(why))
+    total, left_out = total - aside, left_out - aside
     if not total:
         return f"There was nothing to {words.do}: {place} is as it was."
     if failed:
@@ -279,7 +281,8 @@ def figures(
             parts += [f"{count(unlisted, 'object')} that the manifest does not list"] if unlisted else []
             lines.append(f"{named}: {', '.join(parts)}.")
         elif number:
-            lines.append(f"{named}: {count(number, 'file')} ({reasons(why)}).")
+            noun = "path" if any(map(was_chosen, why)) else "file"  # a directory is one path
+            lines.append(f"{named}: {count(number, noun)} ({reasons(why)}).")
     if counts.confirmed_by:
         lines.append(_confirmed(counts.confirmed_by))
     if counts.bytes_resumed:

@@ -18,6 +18,7 @@ from operator import attrgetter
 from typing import Final
 
 from asyncsink.errors import ConfigError, SourceError
+from asyncsink.integrity.choice import NOT_INCLUDED, OWN_FILE
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.options.schema import Compat, Symlinks
 from asyncsink.paths import IS_UTF8, LIST, as_text, is_below, on_disk, open_directory, real_path
@@ -37,8 +38,6 @@ from asyncsink.sources.problems import (
     unusable,
 )
 from asyncsink.sources.selection import (
-    NOT_INCLUDED,
-    OWN_FILE,
     FolderRules,
     Selection,
     left_out,

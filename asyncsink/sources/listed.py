@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from asyncsink.errors import ConfigError
+from asyncsink.integrity.choice import NOT_INCLUDED, OWN_FILE
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.options.schema import Symlinks
 from asyncsink.paths import LIST, as_text, is_below, open_directory, real_path
@@ -17,8 +18,6 @@ from asyncsink.sources.patterns import IGNORE_FILE
 from asyncsink.sources.problems import ANNEX, Seen, examine, leaving_link, refused_link, unusable
 from asyncsink.sources.records import bounded_lines
 from asyncsink.sources.selection import (
-    NOT_INCLUDED,
-    OWN_FILE,
     FolderRules,
     Selection,
     left_out,

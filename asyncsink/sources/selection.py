@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from itertools import accumulate
-from typing import Final
 
 from asyncsink.errors import ConfigError, SourceUnreadable
 from asyncsink.model import SourceProblem
@@ -27,9 +26,6 @@ from asyncsink.sources.patterns import (
     read_pattern_file,
 )
 from asyncsink.value import dataclass
-
-NOT_INCLUDED: Final = "not included"
-OWN_FILE: Final = "asyncsink's own file"
 
 
 class Selection:
@@ -174,14 +170,6 @@ def _unusable(where: str, why: str) -> ConfigError:
     return ConfigError(
         f"{where} cannot be read ({why}), so that what it leaves out is unknown; expected a readable file of patterns."
     )
-
-
-_CHOSEN: Final = ("excluded by ", NOT_INCLUDED, OWN_FILE, "smaller than ", "larger than ", "older than ", "newer than ")
-
-
-def was_chosen(reason: str) -> bool:
-    """Whether a file was left out by an option or a pattern, as this module words it, and not for a fault."""
-    return reason.startswith(_CHOSEN)
 
 
 # -- Problems ----------------------------------------------------------------------------------------------------------

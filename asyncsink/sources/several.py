@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from asyncsink.errors import ConfigError
+from asyncsink.integrity.choice import NOT_INCLUDED
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.options.schema import Symlinks
 from asyncsink.sources.base import SourceEntry, given_path
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.problems import examine
-from asyncsink.sources.selection import NOT_INCLUDED, Selection, left_out
+from asyncsink.sources.selection import Selection, left_out
 
 
 class SeveralSources:

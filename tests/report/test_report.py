@@ -103,6 +103,16 @@ def test_sources_that_were_left_out_are_counted_by_reason_and_listed() -> None:
     assert len(report.as_dict()["not_published"]) == 4
 
 
+def test_what_was_chosen_away_is_not_among_the_files_of_the_run() -> None:
+    chosen = [Skip(f"/d/{n}", "", "", 0, f"excluded by {n!r}", already_there=False) for n in (".git", ".datalad")]
+    assert report_of(PUBLISHED, PUBLISHED, *chosen).summary().splitlines()[:3] == [
+        "All 2 files (6.0 MiB) are in s3://b/p.",
+        "Sent: 2 files (6.0 MiB) in 2.00 s, 3.0 MiB/s.",
+        "Left out: 2 paths (excluded by '.git': 1, excluded by '.datalad': 1).",
+    ]
+    assert report_of(SAME, GONE, *chosen).headline() == "1 of 2 files is in s3://b/p; 1 is left out."
+
+
 def test_a_failure_names_its_source_once() -> None:
     line = Failure("stdin line 1", "", "", "ConfigError", "stdin line 1 names no source", "routing")
     gone = Failure("/d/x", "", "", "SourceMissing", "Source '/d/x' does not exist", "source")

@@ -13,10 +13,11 @@ from asyncsink.cli.arguments import options_of
 from asyncsink.cli.flags import Argument, Flag
 from asyncsink.cli.output import Output
 from asyncsink.errors import ConfigError
+from asyncsink.integrity.choice import was_chosen
 from asyncsink.options.schema import Settings
 from asyncsink.report.outcomes import Counts
 from asyncsink.sources.base import Source
-from asyncsink.sources.selection import Selection, was_chosen
+from asyncsink.sources.selection import Selection
 from asyncsink.value import dataclass
 
 SOURCE = Argument(
