@@ -304,7 +304,9 @@ def read_concurrency(value: Any) -> int | None:
     fault = "is out of range"
     try:
         fixed = int(value)
-    except (TypeError, ValueError, OverflowError):
+    except OverflowError:
+        fixed = 0
+    except (TypeError, ValueError):
         fixed, fault = 0, "is no number"
     if isinstance(value, bool) or not 1 <= fixed <= CONCURRENCY_MAX:
         raise ConfigError(

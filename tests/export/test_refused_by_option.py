@@ -218,7 +218,7 @@ async def test_a_grab_has_further_rounds_too(many: Path, tmp_path: Path) -> None
     ("option", "words"),
     [
         ({"retries": -1}, "retries=-1 is out of range"),
-        ({"retries": "x"}, "retries='x' is out of range"),
+        ({"retries": "x"}, "retries='x' is no number"),
         ({"give_up_after_seconds": "soon"}, "give_up_after_seconds='soon' is no duration"),
         ({"give_up_after_seconds": -5}, "give_up_after_seconds=-5 is no duration"),
         ({"abort_on_interrupt": "perhaps"}, "abort_on_interrupt"),
@@ -236,7 +236,7 @@ def test_wrong_values_are_refused_in_the_words_of_the_command(many: Path, tmp_pa
         env = server.environment(tmp_path)
         for words, said in (
             (("--give-up-after", "soon"), "--give-up-after soon is no duration"),
-            (("--retries", "many"), "--retries many is out of range"),
+            (("--retries", "many"), "--retries many is no number"),
         ):
             ended = run_inside("export", many, "s3://tryout/p", *words, env=env)
             assert ended.returncode == 2
