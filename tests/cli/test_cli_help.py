@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -59,3 +60,16 @@ def test_help_and_version_import_no_s3_client(cli: Cli) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1].startswith("asyncsink ")
+
+
+@pytest.mark.parametrize("words", [["help"], ["help", "tutorial"], ["export", "--help"], ["--help"], ["ls", "-h"]])
+def test_a_reader_that_has_read_enough_is_no_error(cli: Any, words: list[str]) -> None:
+    """As `| head` is."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as nobody:
+        ended = subprocess.run(
+            [sys.executable, "-m", "asyncsink.cli.main", *words],
+            env=cli.environment, stdout=nobody, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, b"")
