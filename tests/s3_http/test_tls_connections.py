@@ -100,7 +100,7 @@ async def test_a_server_that_speaks_no_tls(wire: Open, bodies: Bodies) -> None:
 
         peer.serve = serve  # type: ignore[method-assign]
         async with wire(f"https://127.0.0.1:{urlsplit(peer.endpoint_url).port}") as transport:
-            with pytest.raises(ConnectionLost, match="could not be made"):
+            with pytest.raises(ConfigError, match="does not speak TLS, but plain HTTP; give the endpoint as http://"):
                 await transport.send(bodies(MIB))
 
 

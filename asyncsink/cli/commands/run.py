@@ -89,10 +89,9 @@ def run_command(directory: str, part: str, roots: list[str], given: Mapping[str,
     Flag("--root", "The source's directory OLD is NEW on this machine; repeatable.", metavar="OLD=NEW", repeated=True),
     rows="run",
     examples=(
-        "run parts --part 3",
         "run parts --part auto --root /lab=/mnt/lab    # in a job of an array",
         "run parts --part missing                      # what is not complete",
-        "run parts --part 0-3 --report page.html  # page-0.html and on",
+        "run parts --part 0-3 --report page.html       # page-0.html and on",
     ),
 )
 def run(dir: str, part: str, root: Sequence[str], **given: Any) -> int:  # noqa: A002 - as the help page has it
