@@ -13,9 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import click
 
 from asyncsink.cli.flags import HelpPage, is_bucket
-
-CLOSE = 0.75
-"""The least ratio of difflib between a word and the one that is proposed."""
+from asyncsink.options.values import CLOSE
 
 _UP = "asyncsink export DIR s3://bucket/prefix"
 _DOWN = "asyncsink grab s3://bucket/prefix DIR"

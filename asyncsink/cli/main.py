@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # A help page or a list whose reader (head, a pager) has read enough: what ran has its own handling.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from asyncsink.cli.printer import discard
+
+        discard(sys.stdout)
         return 0
     except Exception as error:  # noqa: BLE001 - an error that no command has reported
         from asyncsink.cli.output import Output

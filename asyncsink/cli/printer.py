@@ -38,16 +38,20 @@ def write(stream: TextIO | None, text: str, *, flush: bool = True) -> None:
         if flush:
             stream.flush()
     except OSError as error:
-        # From here on nothing more is written to the stream, not even the rest of its buffer at the end of the process.
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, stream.fileno())
-        os.close(devnull)
+        discard(stream)
         # A closed pipe (head, a pager) needs no error; a closed terminal cannot show one.
         if stream is sys.stdout and not isinstance(error, BrokenPipeError):
             raise DestinationFull(
                 f"The run is over, but its result cannot be written to standard output ({error.strerror}).",
                 operation="stdout",
             ) from error
+
+
+def discard(stream: TextIO) -> None:
+    """Write nothing more to a stream, not even the rest of its buffer at the end of the process."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
 
 
 def locale_is_utf8() -> bool:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
 from typing import Any, Literal
 
 from asyncsink.errors import ConfigError
 from asyncsink.options.schema import PANELS
 from asyncsink.options.settings_files import SettingsFile, project_file, read_file, user_file, user_file_shown
+from asyncsink.options.values import CLOSE, did_you_mean
 from asyncsink.value import dataclass
 
 PREFIX = "ASYNCSINK_"
@@ -196,7 +197,8 @@ class Configuration:
         prefixes = tuple(variable_of(f"{command}_") for command in commands)
         for name in self.variables:
             if name not in known and not name.startswith(prefixes):
-                sentence = f"{name} is no variable of asyncsink.{(near := _near(name, known))}"
+                near = did_you_mean(name, known, prefix=PREFIX, cutoff=CLOSE)
+                sentence = f"{name} is no variable of asyncsink.{near}"
                 if near:
                     raise ConfigError(f"{sentence} Correct it, or unset it.")
                 yield sentence
@@ -301,16 +303,6 @@ def _key(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _near(name: str, known: Collection[str]) -> str:
-    import difflib  # only for an error
-
-    def own(word: str) -> str:
-        return word.removeprefix(PREFIX)  # which would make all variables alike
-
-    near = [each for each in known if own(each) in difflib.get_close_matches(own(name), map(own, known), 1, 0.75)]
-    return f" Did you mean {near[0]!r}?" if near else ""
-
-
 def _refuse_unknown(file: SettingsFile, keys: tuple[str, ...], known: Iterable[str]) -> None:
     name, where = keys[-1], file.where(*keys)
     if _SECRET.search(name):
@@ -322,7 +314,7 @@ def _refuse_unknown(file: SettingsFile, keys: tuple[str, ...], known: Iterable[s
     longer = {"part_size_bytes": "part_size", "memory_bytes": "memory", "tags": "tag", "substitutions": "substitute"}
     longer |= {"bandwidth_bytes_per_second": "bandwidth", "regexp_substitutions": "regexp_substitute"}
     other = longer.get(_key(name), "")
-    hint = f" Did you mean {other!r}?" if other in names and other else _near(_key(name), names)
+    hint = f" Did you mean {other!r}?" if other in names and other else did_you_mean(_key(name), names, cutoff=CLOSE)
     in_table = f" of [{'.'.join(keys[:-1])}]" if keys[:-1] else ""
     raise ConfigError(f"{name!r} ({where}) is no option{in_table}; names are those of flags, as part_size.{hint}")
 

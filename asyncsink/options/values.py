@@ -94,12 +94,22 @@ def deadline_of(value: float | None) -> float | None:
     return value
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence with the known word that is nearest to this one, or ""."""
+CLOSE = 0.75
+"""The least ratio of difflib between a word that may be another tool's and the one that is proposed."""
+
+
+def did_you_mean(word: str, known: Iterable[str], *, prefix: str = "", cutoff: float = 0.6) -> str:
+    """A sentence with the known word that is nearest to this one, or "".
+
+    Args:
+        prefix: what the words begin with, and are not compared by: it would make all of them alike.
+        cutoff: least likeness, from 0 to 1, as of `difflib.get_close_matches`.
+    """
     import difflib  # only for an error
 
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    own = [each.removeprefix(prefix) for each in known]
+    near = difflib.get_close_matches(word.removeprefix(prefix), own, 1, cutoff)
+    return f" Did you mean {prefix + near[0]!r}?" if near else ""
 
 
 _MEANT = re.compile(

@@ -38,7 +38,7 @@ class Listed:
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody still reads: not after `head` has ended."""
+        """Whether stdout still has a reader: not after `head` has ended."""
         return self._stdout == _stdout()
 
     def add(self, entry: ObjectEntry | FolderEntry) -> None:
@@ -139,7 +139,7 @@ def _date(moment: datetime | None) -> str:
 
 
 def _stdout() -> tuple[int, int] | None:
-    """The file of stdout: output that nobody reads any more goes to another one."""
+    """The file of stdout; once its reader has ended, it is another one (`printer.discard`)."""
     try:
         found = os.fstat(sys.stdout.fileno())
     except (AttributeError, OSError, ValueError):

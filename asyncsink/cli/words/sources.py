@@ -117,7 +117,7 @@ class SourceWords:
 
 
 def unwanted(counts: Counts) -> tuple[list[tuple[str, str]], int]:
-    """What was left out though nobody chose so: the first sources with their reasons, and the number of all."""
+    """What was left out, but not by an option that chooses: the first sources with their reasons, and their number."""
     first = [(source, reason) for source, reason in counts.not_published if not was_chosen(reason)]
     chosen = sum(number for reason, number in counts.left_out_reasons.items() if was_chosen(reason))
     return first, counts.not_published_total - chosen if first else 0

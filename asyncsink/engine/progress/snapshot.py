@@ -16,7 +16,7 @@ from asyncsink.options.progress import FileInProgress, ProgressSnapshot
 LARGE_BYTES = 64 << 20
 SLOW_SECONDS = 5.0
 FORECAST_AFTER_SECONDS = 2.0
-"""Seconds of transfers before a time left is told: the first connections say little about it."""
+"""Seconds of transfers before a time left is shown: the rate of the first connections is not the rate of the run."""
 
 
 class ProgressReader:

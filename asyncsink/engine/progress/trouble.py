@@ -15,7 +15,7 @@ from asyncsink.report.sentences import clock_time, count
 from asyncsink.s3.transport import Outage, Traffic
 
 SLOW_DOWN_SECONDS = 10.0
-"""Seconds for which a SlowDown is told: they come in waves."""
+"""Seconds for which a SlowDown is shown: servers send many within a short time, and then none."""
 RETRY_SECONDS = 5.0
 """Seconds for which a request that failed is told."""
 
